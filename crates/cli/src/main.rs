@@ -1,0 +1,2 @@
+//! The `ferronet` command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Netfilter hooks and verdicts.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Test kit: simulated links, packet scripts, invariants.
+#![forbid(unsafe_code)]

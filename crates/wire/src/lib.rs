@@ -1,0 +1,2 @@
+//! Packet formats: one header per file, zero-copy views.
+#![forbid(unsafe_code)]
