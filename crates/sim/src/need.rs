@@ -13,7 +13,8 @@ pub fn skip(name: &str, reason: &str) {
     if let Some(log) = std::env::var_os("FERRONET_SKIP_LOG") {
         // One write in append mode: lines of tests that run at the same time do not mix.
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&log);
-        file.and_then(|mut f| f.write_all(line.as_bytes())).expect("FERRONET_SKIP_LOG must name a writable file");
+        file.and_then(|mut f| f.write_all(line.as_bytes()))
+            .expect("FERRONET_SKIP_LOG must name a writable file");
     }
 }
 
