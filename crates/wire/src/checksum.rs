@@ -11,6 +11,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 ///
 /// Speed: 64 bytes a round in eight independent 64-bit lanes that cannot overflow below 2^32 rounds, which
 /// compilers turn into vector code. Byte order does not matter until the end (RFC 1071 §2(B)).
+#[inline]
 #[must_use]
 pub fn csum_partial(data: &[u8], sum: u32) -> u32 {
     csum_add(sum, u32::from(sum16(data)))
@@ -20,19 +21,7 @@ pub fn csum_partial(data: &[u8], sum: u32) -> u32 {
 #[inline]
 fn sum16(data: &[u8]) -> u16 {
     let (blocks, rest) = data.as_chunks::<64>();
-    let mut lo = [0u64; 8];
-    let mut hi = [0u64; 8];
-    for b in blocks {
-        let (words, _) = b.as_chunks::<8>();
-        for ((l, h), w) in lo.iter_mut().zip(hi.iter_mut()).zip(words) {
-            let w = u64::from_ne_bytes(*w);
-            // Each lane grows by less than 2^32 per block: no carry is ever lost below 2^32 blocks.
-            *l += w & 0xffff_ffff;
-            *h += w >> 32;
-        }
-    }
-    // 2^16 ≡ 1 in ones' complement arithmetic, so 32-bit halves are folded one by one before they are added.
-    let mut acc: u64 = lo.iter().chain(hi.iter()).map(|v| (v >> 32) + (v & 0xffff_ffff)).sum();
+    let mut acc = if blocks.is_empty() { 0 } else { sum_blocks(blocks) };
     let (words, rest) = rest.as_chunks::<4>();
     for w in words {
         acc += u64::from(u32::from_ne_bytes(*w));
@@ -46,6 +35,23 @@ fn sum16(data: &[u8]) -> u16 {
         acc += u64::from(u16::from_ne_bytes([*last, 0]));
     }
     u16::from_be(fold64(acc))
+}
+
+/// Sum of whole blocks, in memory order, small enough that what is left can be added without overflow.
+fn sum_blocks(blocks: &[[u8; 64]]) -> u64 {
+    let mut lo = [0u64; 8];
+    let mut hi = [0u64; 8];
+    for b in blocks {
+        let (words, _) = b.as_chunks::<8>();
+        for ((l, h), w) in lo.iter_mut().zip(hi.iter_mut()).zip(words) {
+            let w = u64::from_ne_bytes(*w);
+            // Each lane grows by less than 2^32 per block: no carry is ever lost below 2^32 blocks.
+            *l += w & 0xffff_ffff;
+            *h += w >> 32;
+        }
+    }
+    // 2^16 ≡ 1 in ones' complement arithmetic, so 32-bit halves are folded one by one before they are added.
+    lo.iter().chain(hi.iter()).map(|v| (v >> 32) + (v & 0xffff_ffff)).sum()
 }
 
 /// Folds a 64-bit sum to 16 bits, not complemented.

@@ -88,6 +88,8 @@ macro_rules! header_views {
 /// Getter and setter pairs for big-endian fields.
 macro_rules! be_fields {
     ($t:ty { $( $(#[$d:meta])* $f:ident / $s:ident : $v:ty ),* $(,)? }) => {
+        // `len` of a header is a field of the packet, not the size of a container.
+        #[allow(clippy::len_without_is_empty)]
         impl $t { $(
             $(#[$d])*
             #[inline]

@@ -374,6 +374,12 @@ pub const fn solicited_node(a: &Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z])
 }
 
+/// Is this a solicited-node multicast group (`ipv6_addr_is_solict_mult`)?
+#[must_use]
+pub const fn is_solicited_node(a: &Ipv6Addr) -> bool {
+    matches!(a.octets(), [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, _, _, _])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
