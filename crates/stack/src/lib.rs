@@ -1,2 +1,14 @@
-//! Namespaces, devices, neighbours, routing, IPv4, IPv6, ICMP, UDP, TCP glue, sockets.
+//! Namespaces, devices, neighbours, routing, IPv4, IPv6, ICMP, UDP, TCP glue and sockets.
+//!
+//! Start reading at [`path`].
 #![forbid(unsafe_code)]
+
+pub mod dev;
+pub mod fib;
+pub mod neigh;
+pub mod notify;
+pub mod ns;
+pub mod world;
+
+pub use ns::Namespace;
+pub use world::World;

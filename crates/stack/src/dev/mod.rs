@@ -1,0 +1,312 @@
+//! Network devices of a namespace: names, flags, addresses, counters, kinds.
+
+mod addr;
+pub use addr::{IfAddr, ifa_f, scope};
+
+use core::net::IpAddr;
+
+use ferronet_core::sysctl::{DevConf4, DevConf6, NeighParms};
+use ferronet_core::{IfIndex, Instant, NsId};
+use ferronet_wire::ethernet::MacAddr;
+
+use crate::ns::ConfSet;
+
+/// Interface flags (`IFF_*`, `linux/if.h`).
+#[allow(missing_docs, reason = "netdevice(7)")]
+pub mod iff {
+    pub const UP: u32 = 0x1;
+    pub const BROADCAST: u32 = 0x2;
+    pub const LOOPBACK: u32 = 0x8;
+    pub const POINTOPOINT: u32 = 0x10;
+    pub const RUNNING: u32 = 0x40;
+    pub const NOARP: u32 = 0x80;
+    pub const PROMISC: u32 = 0x100;
+    pub const ALLMULTI: u32 = 0x200;
+    pub const MULTICAST: u32 = 0x1000;
+    pub const LOWER_UP: u32 = 0x1_0000;
+    pub const DORMANT: u32 = 0x2_0000;
+}
+
+/// What a device is. Inner devices are an enum so that the compiler lists what a new kind must answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DevKind {
+    /// `lo`.
+    Loopback,
+    /// One end of a pair; the other end, while it exists.
+    Veth(Option<(NsId, IfIndex)>),
+    /// Takes everything, gives nothing.
+    Dummy,
+    /// Ends in the host: its frames come out of [`crate::World::take_backend_tx`]. `true`: link frames
+    /// (tap); `false`: bare IP packets (tun).
+    Backend {
+        /// Link frames (tap) or bare IP packets (tun).
+        ethernet: bool,
+        /// Has its owner attached (carrier).
+        attached: bool,
+    },
+}
+
+/// What a device takes without software help (`ethtool -k`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// TCP segments larger than the MTU, with [`ferronet_core::packet::Gso`].
+    pub tso: bool,
+    /// UDP likewise (`tx-udp-segmentation`).
+    pub uso: bool,
+    /// [`ferronet_core::Csum::Partial`] packets.
+    pub tx_csum: bool,
+    /// Merge small packets on receipt.
+    pub gro: bool,
+}
+
+impl Features {
+    /// Everything: memory-to-memory devices.
+    pub const ALL: Features = Features { tso: true, uso: true, tx_csum: true, gro: false };
+    /// Nothing: a plain Ethernet port.
+    pub const NONE: Features = Features { tso: false, uso: false, tx_csum: false, gro: true };
+}
+
+/// `struct rtnl_link_stats64`, the fields that move here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "linux/if_link.h documents them")]
+pub struct DevStats {
+    pub rx_packets: u64,
+    pub tx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+    pub rx_errors: u64,
+    pub tx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_dropped: u64,
+    pub multicast: u64,
+    pub tx_carrier_errors: u64,
+    pub rx_nohandler: u64,
+}
+
+/// A network device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// 1-based.
+    pub index: IfIndex,
+    /// Up to 15 bytes.
+    pub name: String,
+    /// Alternative names, up to 127 bytes each.
+    pub altnames: Vec<String>,
+    /// `ip link set DEV alias`.
+    pub alias: String,
+    /// What it is.
+    pub kind: DevKind,
+    /// Administrative and constant flags (`iff`), without RUNNING and LOWER_UP, which are derived.
+    pub flags: u32,
+    /// The other end is there (`netif_carrier_ok`).
+    pub carrier: bool,
+    /// Carrier transitions since creation: up and down counts.
+    pub carrier_changes: [u32; 2],
+    /// Link address.
+    pub mac: MacAddr,
+    /// Largest network packet.
+    pub mtu: u32,
+    /// `txqueuelen`.
+    pub tx_queue_len: u32,
+    /// `ip link set DEV group N`.
+    pub group: u32,
+    /// Offloads.
+    pub features: Features,
+    /// Counters.
+    pub stats: DevStats,
+    /// IPv4 and IPv6 addresses in the order they print.
+    pub addrs: Vec<IfAddr>,
+    /// Multicast groups joined, with a user count.
+    pub mcast: Vec<(IpAddr, u32)>,
+    /// `net.ipv4.conf.DEV`.
+    pub conf4: DevConf4,
+    /// `net.ipv6.conf.DEV`.
+    pub conf6: DevConf6,
+    /// `net.ipv4.neigh.DEV`.
+    pub neigh4: NeighParms,
+    /// `net.ipv6.neigh.DEV`.
+    pub neigh6: NeighParms,
+    /// Packet sockets that look at this device (taps), so that the path pays one branch.
+    pub taps: u32,
+    /// Last transmission (`trans_start`), for watchdogs and `ip -s`.
+    pub trans_start: Instant,
+    /// Link emulation on transmit, when set.
+    pub netem: Option<Box<netem::Netem>>,
+}
+
+impl Device {
+    /// Administratively up?
+    #[inline]
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.flags & iff::UP != 0
+    }
+    /// Up with carrier (`netif_running && netif_carrier_ok`).
+    #[inline]
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.is_up() && self.carrier
+    }
+    /// Flags as `ip link` and `SIOCGIFFLAGS` show them (`dev_get_flags`).
+    #[must_use]
+    pub fn dev_flags(&self) -> u32 {
+        let mut f = self.flags;
+        if self.is_running() {
+            f |= iff::RUNNING | iff::LOWER_UP;
+        }
+        f
+    }
+    /// `true` for `lo`.
+    #[inline]
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        matches!(self.kind, DevKind::Loopback)
+    }
+    /// Frames carry an Ethernet header?
+    #[inline]
+    #[must_use]
+    pub fn has_ethernet(&self) -> bool {
+        !matches!(self.kind, DevKind::Backend { ethernet: false, .. })
+    }
+    /// Neighbours are resolved on it (no ARP on `lo`, point-to-point and NOARP devices).
+    #[inline]
+    #[must_use]
+    pub fn needs_neigh(&self) -> bool {
+        self.has_ethernet() && self.flags & (iff::NOARP | iff::LOOPBACK) == 0
+    }
+    /// A veth end's partner.
+    #[must_use]
+    pub fn peer(&self) -> Option<(NsId, IfIndex)> {
+        match self.kind {
+            DevKind::Veth(p) => p,
+            DevKind::Loopback | DevKind::Dummy | DevKind::Backend { .. } => None,
+        }
+    }
+}
+
+/// The devices of one namespace, by index. Lookup by index is an array access.
+#[derive(Debug)]
+pub struct Devices {
+    slots: Vec<Option<Box<Device>>>,
+    next: u32,
+    /// Bumped when an address, flag, name or device changes; route caches compare it.
+    pub generation: u64,
+    /// `AF_PACKET` sockets bound to all devices.
+    pub taps_all: u32,
+}
+
+/// Devices per namespace at most.
+pub const MAX_DEVICES: u32 = 65_536;
+
+impl Devices {
+    /// Just `lo`.
+    #[must_use]
+    pub fn new(conf: &ConfSet) -> Self {
+        let mut d = Devices { slots: vec![None], next: 1, generation: 1, taps_all: 0 };
+        let mut lo = Device::new("lo".to_owned(), DevKind::Loopback, MacAddr([0; 6]), conf);
+        lo.index = IfIndex::LO;
+        d.insert(lo);
+        d
+    }
+
+    /// The device with this index.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, i: IfIndex) -> Option<&Device> {
+        self.slots.get(i.0 as usize)?.as_deref()
+    }
+    /// Likewise, to change. Callers that change what routing sees bump `generation`.
+    #[inline]
+    pub fn get_mut(&mut self, i: IfIndex) -> Option<&mut Device> {
+        self.slots.get_mut(i.0 as usize)?.as_deref_mut()
+    }
+    /// The device with this name or alternative name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<&Device> {
+        self.iter().find(|d| d.name == name || d.altnames.iter().any(|a| a == name))
+    }
+    /// In order of index.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.slots.iter().filter_map(|d| d.as_deref())
+    }
+    /// In order of index, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Device> {
+        self.slots.iter_mut().filter_map(|d| d.as_deref_mut())
+    }
+    /// Puts a device in: under its own index when that is set and free (`ip link add index N`, or coming
+    /// from another namespace), else under the next one (`dev_new_index`). `None` when the table is full.
+    pub fn insert(&mut self, mut dev: Device) -> Option<IfIndex> {
+        if dev.index.is_none() || self.get(dev.index).is_some() || dev.index.0 > MAX_DEVICES {
+            while self.get(IfIndex(self.next)).is_some() {
+                self.next += 1;
+            }
+            dev.index = IfIndex(self.next);
+        }
+        let i = dev.index;
+        if i.0 > MAX_DEVICES {
+            return None;
+        }
+        if self.slots.len() <= i.0 as usize {
+            self.slots.resize_with(i.0 as usize + 1, || None);
+        }
+        self.next = self.next.max(i.0 + 1);
+        self.slots[i.0 as usize] = Some(Box::new(dev));
+        self.generation += 1;
+        Some(i)
+    }
+    /// Takes a device out.
+    pub fn remove(&mut self, i: IfIndex) -> Option<Device> {
+        self.generation += 1;
+        self.slots.get_mut(i.0 as usize)?.take().map(|b| *b)
+    }
+    /// A free name for a pattern such as `veth%d` (`dev_alloc_name`).
+    #[must_use]
+    pub fn alloc_name(&self, pattern: &str) -> String {
+        let stem = pattern.strip_suffix("%d").unwrap_or(pattern);
+        (0..).map(|n| format!("{stem}{n}")).find(|n| self.by_name(n).is_none()).unwrap_or_default()
+    }
+}
+
+impl Device {
+    /// A device as the kernel's `setup` functions make it: down, with the MTU and flags of its kind.
+    #[must_use]
+    pub fn new(name: String, kind: DevKind, mac: MacAddr, conf: &ConfSet) -> Self {
+        let ether = iff::BROADCAST | iff::MULTICAST;
+        let (flags, mtu, features, carrier, qlen) = match kind {
+            DevKind::Loopback => (iff::LOOPBACK, 65536, Features::ALL, true, 1000),
+            DevKind::Veth(_) => (ether, 1500, Features::ALL, false, 1000),
+            DevKind::Dummy => (iff::BROADCAST | iff::NOARP, 1500, Features::ALL, true, 1000),
+            DevKind::Backend { ethernet: true, attached } => (ether, 1500, Features::ALL, attached, 1000),
+            DevKind::Backend { ethernet: false, attached } => {
+                (iff::POINTOPOINT | iff::NOARP | iff::MULTICAST, 1500, Features::ALL, attached, 500)
+            }
+        };
+        Device {
+            index: IfIndex::NONE,
+            name,
+            altnames: Vec::new(),
+            alias: String::new(),
+            kind,
+            flags,
+            carrier,
+            carrier_changes: [0; 2],
+            mac,
+            mtu,
+            tx_queue_len: qlen,
+            group: 0,
+            features,
+            stats: DevStats::default(),
+            addrs: Vec::new(),
+            mcast: Vec::new(),
+            conf4: conf.default4.clone(),
+            conf6: conf.default6.clone(),
+            neigh4: conf.neigh4.clone(),
+            neigh6: conf.neigh6.clone(),
+            taps: 0,
+            trans_start: Instant::ZERO,
+            netem: None,
+        }
+    }
+}
+
+pub mod netem;

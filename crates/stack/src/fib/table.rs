@@ -1,0 +1,188 @@
+//! One routing table: prefixes, each with its routes in order of type of service and metric.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ferronet_core::Errno;
+use smallvec::SmallVec;
+
+use super::{Family, FibEntry, Lpm, RouteType};
+
+/// Left-aligned key of an address.
+#[inline]
+#[must_use]
+pub(super) fn key(a: IpAddr) -> u128 {
+    match a {
+        IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+        IpAddr::V6(a) => a.to_bits(),
+    }
+}
+
+/// `a` with the bits beyond `len` cleared.
+#[must_use]
+pub fn prefix(a: IpAddr, len: u8) -> IpAddr {
+    let k = if len == 0 { 0 } else { key(a) & (u128::MAX << (128 - u32::from(len.min(128)))) };
+    match a {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits((k >> 96) as u32)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(k)),
+    }
+}
+
+/// How to add a route: the netlink flags of `ip route add|replace|change|append|prepend`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct How {
+    /// `NLM_F_CREATE`.
+    pub create: bool,
+    /// `NLM_F_EXCL`.
+    pub excl: bool,
+    /// `NLM_F_REPLACE`.
+    pub replace: bool,
+    /// `NLM_F_APPEND`.
+    pub append: bool,
+}
+
+impl How {
+    /// `ip route add`.
+    pub const ADD: How = How { create: true, excl: true, replace: false, append: false };
+    /// `ip route replace`.
+    pub const REPLACE: How = How { create: true, excl: false, replace: true, append: false };
+}
+
+/// A routing table of one family.
+#[derive(Debug)]
+pub struct FibTable {
+    family: Family,
+    trie: Lpm<SmallVec<[FibEntry; 1]>>,
+    count: usize,
+}
+
+impl FibTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new(family: Family) -> Self {
+        FibTable { family, trie: Lpm::default(), count: 0 }
+    }
+
+    /// Number of routes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+    /// None?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds or replaces (`fib_table_insert`, `fib6_add_rt2node`). Returns the route that was replaced.
+    ///
+    /// # Errors
+    /// `EEXIST` when there is one and `excl` (or an equal one), `ENOENT` when `create` is not set and there
+    /// is none, `EINVAL` for a bad prefix length.
+    pub fn insert(&mut self, e: FibEntry, how: How) -> Result<Option<FibEntry>, Errno> {
+        if e.dst_len > self.family.bits() || Family::of(e.dst) != self.family || prefix(e.dst, e.dst_len) != e.dst {
+            return Err(Errno::EINVAL);
+        }
+        let v6 = self.family == Family::V6;
+        if self.trie.get(key(e.dst), e.dst_len).is_none() && !how.create {
+            return Err(Errno::ENOENT);
+        }
+        let list = self.trie.get_or_insert_with(key(e.dst), e.dst_len, SmallVec::new);
+        // The group a new route competes with: same TOS and metric.
+        let first = list.partition_point(|o| (core::cmp::Reverse(o.tos), o.priority) < (core::cmp::Reverse(e.tos), e.priority));
+        let group = list[first..].iter().take_while(|o| o.tos == e.tos && o.priority == e.priority).count();
+        if group > 0 {
+            if how.excl {
+                return Err(Errno::EEXIST);
+            }
+            if how.replace {
+                return Ok(Some(core::mem::replace(&mut list[first], e)));
+            }
+            if list[first..first + group].contains(&e) {
+                return Err(Errno::EEXIST);
+            }
+            if !how.append && !v6 {
+                list.insert(first, e);
+                self.count += 1;
+                return Ok(None);
+            }
+        } else if !how.create {
+            return Err(Errno::ENOENT);
+        }
+        list.insert(first + group, e);
+        self.count += 1;
+        Ok(None)
+    }
+
+    /// Removes the first route of the prefix that `matches`.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none.
+    pub fn remove(&mut self, dst: IpAddr, len: u8, matches: impl Fn(&FibEntry) -> bool) -> Result<FibEntry, Errno> {
+        if len > self.family.bits() || Family::of(dst) != self.family {
+            return Err(Errno::EINVAL);
+        }
+        if self.trie.get(key(dst), len).is_none() {
+            return Err(Errno::ESRCH);
+        }
+        let list = self.trie.get_or_insert_with(key(dst), len, SmallVec::new);
+        let i = list.iter().position(matches).ok_or(Errno::ESRCH)?;
+        let e = list.remove(i);
+        let empty = list.is_empty();
+        self.count -= 1;
+        if empty {
+            self.trie.remove(key(dst), len);
+        }
+        Ok(e)
+    }
+
+    /// Removes all routes for which `gone` holds and returns them (device down, address removed, flush).
+    pub fn retain(&mut self, mut gone: impl FnMut(&FibEntry) -> bool) -> Vec<FibEntry> {
+        let hit: Vec<(u128, u8)> =
+            self.trie.iter().filter(|(_, _, l)| l.iter().any(&mut gone)).map(|(k, n, _)| (k, n)).collect();
+        let mut out = Vec::new();
+        for (k, n) in hit {
+            let list = self.trie.get_or_insert_with(k, n, SmallVec::new);
+            let mut i = 0;
+            while i < list.len() {
+                if gone(&list[i]) {
+                    out.push(list.remove(i));
+                } else {
+                    i += 1;
+                }
+            }
+            if list.is_empty() {
+                self.trie.remove(k, n);
+            }
+        }
+        self.count -= out.len();
+        out
+    }
+
+    /// The best route for `dst` that `accept` takes: longest prefix, then type of service, then metric.
+    #[inline]
+    #[must_use]
+    pub fn lookup<R>(&self, dst: IpAddr, tos: u8, mut accept: impl FnMut(&FibEntry) -> Option<R>) -> Option<R> {
+        self.trie
+            .lookup(key(dst), |list| {
+                list.iter().filter(|e| e.tos == 0 || e.tos == tos).find_map(&mut accept)
+            })
+            .map(|(_, r)| r)
+    }
+
+    /// All routes in order of prefix.
+    pub fn iter(&self) -> impl Iterator<Item = &FibEntry> {
+        self.trie.iter().flat_map(|(_, _, l)| l.iter())
+    }
+
+    /// The routes of exactly one prefix.
+    #[must_use]
+    pub fn routes(&self, dst: IpAddr, len: u8) -> &[FibEntry] {
+        self.trie.get(key(dst), len).map_or(&[], |l| l.as_slice())
+    }
+
+    /// Is there a local or broadcast route for exactly this address?
+    #[must_use]
+    pub fn has_kind(&self, dst: IpAddr, kind: RouteType) -> bool {
+        self.routes(dst, self.family.bits()).iter().any(|e| e.kind == kind)
+    }
+}

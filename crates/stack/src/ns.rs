@@ -1,0 +1,86 @@
+//! The owner of all tables of one network namespace. Whoever holds `&mut Namespace` is the kernel.
+
+use ferronet_core::sysctl::{Conf4, Conf6, DevConf4, DevConf6, NeighParm, NeighParms};
+use ferronet_core::{Env, NsId};
+use ferronet_netfilter::Netfilter;
+
+use crate::dev::Devices;
+use crate::fib::Fib;
+use crate::neigh::NeighTable;
+use crate::notify::Notifications;
+
+/// `all` and `default` rows of the per-device tunables.
+#[derive(Clone, Debug)]
+pub struct ConfSet {
+    /// `net.ipv4.conf.all`.
+    pub all4: DevConf4,
+    /// `net.ipv4.conf.default`: copied into new devices.
+    pub default4: DevConf4,
+    /// `net.ipv6.conf.all`.
+    pub all6: DevConf6,
+    /// `net.ipv6.conf.default`.
+    pub default6: DevConf6,
+    /// `net.ipv4.neigh.default`.
+    pub neigh4: NeighParms,
+    /// `net.ipv6.neigh.default`.
+    pub neigh6: NeighParms,
+}
+
+impl Default for ConfSet {
+    fn default() -> Self {
+        let conf4 = ferronet_core::sysctl::Conf(Conf4::DEFAULTS);
+        let conf6 = ferronet_core::sysctl::Conf(Conf6::DEFAULTS);
+        let neigh = ferronet_core::sysctl::Conf(NeighParm::DEFAULTS);
+        ConfSet {
+            all4: conf4.clone(),
+            default4: conf4,
+            all6: conf6.clone(),
+            default6: conf6,
+            neigh4: neigh.clone(),
+            neigh6: neigh,
+        }
+    }
+}
+
+/// One network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Its name within the world.
+    pub id: NsId,
+    /// Time, randomness, timers, counters, tunables, packet pool, queues.
+    pub env: Env,
+    /// Devices with their addresses.
+    pub devs: Devices,
+    /// ARP and neighbour discovery caches.
+    pub neigh: NeighTable,
+    /// Routing tables and rules, IPv4 and IPv6.
+    pub fib: Fib,
+    /// Netfilter hooks.
+    pub nf: Netfilter,
+    /// `all` and `default` tunables.
+    pub conf: ConfSet,
+    /// Changes for netlink listeners.
+    pub notify: Notifications,
+}
+
+impl Namespace {
+    /// A namespace as the kernel makes one: `lo`, down, and nothing else.
+    #[must_use]
+    pub fn new(id: NsId, seed: u64) -> Self {
+        let mut env = Env::new(seed);
+        let conf = ConfSet::default();
+        let devs = Devices::new(&conf);
+        let neigh = NeighTable::new(&mut env.rng);
+        let fib = Fib::new();
+        Namespace {
+            id,
+            env,
+            devs,
+            neigh,
+            fib,
+            nf: Netfilter::default(),
+            conf,
+            notify: Notifications::default(),
+        }
+    }
+}

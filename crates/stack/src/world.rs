@@ -1,0 +1,225 @@
+//! The namespaces of one shard: creation, time, the softirq loop and the crossing of veth pairs.
+
+use ferronet_core::packet::PacketQueue;
+use ferronet_core::rng::Rng;
+use ferronet_core::{DropReason, Instant, NsId, Packet};
+
+use crate::dev::DevKind;
+use crate::ns::Namespace;
+
+/// Namespaces with their links.
+#[derive(Debug)]
+pub struct World {
+    namespaces: Vec<Option<Box<Namespace>>>,
+    /// Namespaces with work, in order; `queued` says who is in.
+    ready: std::collections::VecDeque<NsId>,
+    queued: Vec<bool>,
+    now: Instant,
+    wall_offset: u64,
+    rng: Rng,
+    /// Frames that left through devices that end in the host.
+    backend_tx: PacketQueue,
+    backend_ns: std::collections::VecDeque<NsId>,
+}
+
+/// Namespaces per world at most.
+pub const MAX_NAMESPACES: usize = 65_536;
+/// Frames for the host that wait at most.
+const BACKEND_LIMIT: usize = 8192;
+
+impl World {
+    /// An empty world. `seed` decides everything random; `wall_offset` is the wall clock (nanoseconds since
+    /// 1970) at [`Instant::ZERO`].
+    #[must_use]
+    pub fn new(seed: u64, wall_offset: u64) -> Self {
+        World {
+            namespaces: Vec::new(),
+            ready: std::collections::VecDeque::new(),
+            queued: Vec::new(),
+            now: Instant::ZERO,
+            wall_offset,
+            rng: Rng::new(seed),
+            backend_tx: PacketQueue::new(),
+            backend_ns: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// A new namespace; `None` beyond [`MAX_NAMESPACES`].
+    pub fn ns_create(&mut self) -> Option<NsId> {
+        if self.namespaces.len() >= MAX_NAMESPACES {
+            return None;
+        }
+        let id = NsId(self.namespaces.len() as u32);
+        let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
+        ns.env.now = self.now;
+        ns.env.wall_offset = self.wall_offset;
+        self.namespaces.push(Some(ns));
+        self.queued.push(false);
+        Some(id)
+    }
+
+    /// Deletes a namespace with all it owns; veth partners elsewhere go with their ends (`cleanup_net`).
+    pub fn ns_destroy(&mut self, id: NsId) {
+        let Some(ns) = self.namespaces.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
+        drop(ns);
+        for (peer_ns, dev) in peers {
+            self.link_forget(peer_ns, dev);
+        }
+    }
+
+    /// A namespace to look at.
+    #[must_use]
+    pub fn ns(&self, id: NsId) -> Option<&Namespace> {
+        self.namespaces.get(id.0 as usize)?.as_deref()
+    }
+
+    /// A namespace to change; it is run at the next [`World::run_softirq`].
+    pub fn ns_mut(&mut self, id: NsId) -> Option<&mut Namespace> {
+        let ns = self.namespaces.get_mut(id.0 as usize)?.as_deref_mut()?;
+        if !self.queued[id.0 as usize] {
+            self.queued[id.0 as usize] = true;
+            self.ready.push_back(id);
+        }
+        Some(ns)
+    }
+
+    /// All namespaces, in order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter().filter_map(|n| n.as_deref())
+    }
+
+    /// The present.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Moves time forward; timers fire at the next [`World::run_softirq`]. Never goes back.
+    pub fn set_now(&mut self, now: Instant) {
+        if now <= self.now {
+            return;
+        }
+        self.now = now;
+        for i in 0..self.namespaces.len() {
+            let Some(ns) = self.namespaces[i].as_deref_mut() else { continue };
+            ns.env.now = now;
+            if !self.queued[i] && ns.env.timers.next_timeout().is_some_and(|t| t <= now) {
+                self.queued[i] = true;
+                self.ready.push_back(NsId(i as u32));
+            }
+        }
+    }
+
+    /// The earliest timer of all namespaces.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.iter().filter_map(|n| n.env.timers.next_timeout()).min()
+    }
+
+    /// Runs namespaces with work until none is left or about `budget` packets were handled. `true`: call
+    /// again, there is more.
+    pub fn run_softirq(&mut self, mut budget: usize) -> bool {
+        while let Some(&id) = self.ready.front() {
+            if budget == 0 {
+                return true;
+            }
+            self.ready.pop_front();
+            self.queued[id.0 as usize] = false;
+            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
+            ns.on_timeout();
+            let done = ns.net_rx_action(budget.min(64));
+            let more = !ns.env.backlog.is_empty();
+            budget -= done.min(budget);
+            self.cross(id);
+            if more && !self.queued[id.0 as usize] {
+                self.queued[id.0 as usize] = true;
+                self.ready.push_back(id);
+            }
+        }
+        false
+    }
+
+    /// Hands what left a namespace to the other ends of its devices.
+    fn cross(&mut self, id: NsId) {
+        while let Some(mut p) = self.namespaces[id.0 as usize].as_deref_mut().and_then(|n| n.env.tx.pop()) {
+            let Some(ns) = self.namespaces[id.0 as usize].as_deref() else { break };
+            match ns.devs.get(p.meta().dev).map(|d| &d.kind) {
+                Some(&DevKind::Veth(Some((peer_ns, peer)))) => {
+                    p.meta_mut().dev = peer;
+                    self.deliver(id, peer_ns, p);
+                }
+                Some(DevKind::Backend { .. }) if self.backend_tx.len() < BACKEND_LIMIT => {
+                    self.backend_ns.push_back(id);
+                    self.backend_tx.push(p);
+                }
+                Some(DevKind::Backend { .. }) => self.drop_in(id, p, DropReason::TapFull),
+                Some(DevKind::Veth(None)) => self.drop_in(id, p, DropReason::NoCarrier),
+                Some(DevKind::Loopback | DevKind::Dummy) | None => self.drop_in(id, p, DropReason::DevGone),
+            }
+        }
+    }
+
+    fn drop_in(&mut self, id: NsId, p: Packet, r: DropReason) {
+        match self.namespaces[id.0 as usize].as_deref_mut() {
+            Some(ns) => ns.env.drop(p, r),
+            None => p.release(),
+        }
+    }
+
+    /// veth_xmit, second half: into the peer's backlog.
+    fn deliver(&mut self, from: NsId, to: NsId, mut p: Packet) {
+        {
+            let m = p.meta_mut();
+            m.trace = 0;
+            m.iif = m.dev;
+        }
+        if from == to {
+            match self.ns_mut(to) {
+                Some(ns) => ns.netif_rx(p),
+                None => p.release(),
+            }
+            return;
+        }
+        let Ok([a, b]) = self.namespaces.get_disjoint_mut([from.0 as usize, to.0 as usize]) else {
+            self.drop_in(from, p, DropReason::NsGone);
+            return;
+        };
+        match (a.as_deref_mut(), b.as_deref_mut()) {
+            (Some(a), Some(b)) => {
+                b.env.pool.rebalance(&mut a.env.pool);
+                b.netif_rx(p);
+                if !self.queued[to.0 as usize] {
+                    self.queued[to.0 as usize] = true;
+                    self.ready.push_back(to);
+                }
+            }
+            (Some(a), None) => a.env.drop(p, DropReason::NsGone),
+            (None, _) => p.release(),
+        }
+    }
+
+    /// A frame from the host for a back-end device. Queued; [`World::run_softirq`] handles it.
+    pub fn backend_rx(&mut self, ns: NsId, mut p: Packet, dev: ferronet_core::IfIndex) {
+        p.meta_mut().dev = dev;
+        p.meta_mut().iif = dev;
+        match self.ns_mut(ns) {
+            Some(n) => n.netif_rx(p),
+            None => p.release(),
+        }
+    }
+
+    /// The next frame that left through a back-end device (`meta.dev` says which).
+    pub fn take_backend_tx(&mut self) -> Option<(NsId, Packet)> {
+        let p = self.backend_tx.pop()?;
+        Some((self.backend_ns.pop_front().unwrap_or_default(), p))
+    }
+
+    /// Gives the box of a frame back that the host has sent.
+    pub fn backend_done(&mut self, ns: NsId, p: Packet) {
+        match self.namespaces.get_mut(ns.0 as usize).and_then(|n| n.as_deref_mut()) {
+            Some(n) => n.env.consume(p),
+            None => p.release(),
+        }
+    }
+}
