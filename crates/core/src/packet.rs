@@ -118,6 +118,8 @@ pub struct Meta {
     pub ignore_df: bool,
     /// Passed `ip_forward` (IPSKB_FORWARDED).
     pub forwarded: bool,
+    /// In the backlog: a locally made packet that waits for `ip_local_out` (ICMP errors, replies).
+    pub local_out: bool,
     /// IPv6: largest fragment seen in reassembly; IPv4 likewise (`frag_max_size`).
     pub frag_max_size: u16,
     /// Arrival time, or earliest departure on output.

@@ -108,6 +108,18 @@ impl Netfilter {
     pub fn link_layer_only() -> PostRouted {
         PostRouted(())
     }
+
+    /// For a fragment or segment of a packet that went through POSTROUTING whole.
+    #[must_use]
+    pub fn piece_of(_whole: &PostRouted) -> PostRouted {
+        PostRouted(())
+    }
+
+    /// For packets that went through POSTROUTING before they waited for a neighbour's address.
+    #[must_use]
+    pub fn passed_before_waiting() -> PostRouted {
+        PostRouted(())
+    }
 }
 
 #[cfg(test)]

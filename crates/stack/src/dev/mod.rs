@@ -310,3 +310,6 @@ impl Device {
 }
 
 pub mod netem;
+pub mod gso;
+pub mod rx;
+pub mod tx;

@@ -181,6 +181,12 @@ impl NeighTable {
         self.entries.get(*self.map.get(&key)?)
     }
 
+    /// What an entry is about, from its timer's number.
+    #[must_use]
+    pub fn key_of(&self, id: u64) -> Option<NeighKey> {
+        self.entries.get(NeighId::from(KeyData::from_ffi(id))).map(|n| n.key)
+    }
+
     /// All entries, sorted by device and address.
     #[must_use]
     pub fn sorted(&self) -> Vec<&Neigh> {

@@ -1,0 +1,208 @@
+//! IPv4 input (`net/ipv4/ip_input.c`).
+
+use ferronet_core::{Csum, DropReason, IfIndex, Mib, Packet, PktType};
+use ferronet_netfilter::{Hook, Pf};
+use ferronet_wire::ipproto;
+use ferronet_wire::ipv4::Ipv4Hdr;
+use ferronet_wire::{IcmpHdr, WireError, icmp as wire_icmp};
+
+use super::route::ip_route_input;
+use crate::dev::rx::count_in_octets;
+use crate::fib::RouteType;
+use crate::ns::Namespace;
+
+/// An IPv4 packet from a device, at its header.
+pub fn ip_rcv(ns: &mut Namespace, p: Packet) {
+    let Some(p) = ip_rcv_core(ns, p) else { return };
+    let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv4, Hook::PreRouting) else { return };
+    ip_rcv_finish(ns, p);
+}
+
+/// Validation: RFC 1122 §3.2.1.1 and §3.2.1.2.
+fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
+    // Promiscuous reception ends here.
+    if p.meta().pkt_type == PktType::OtherHost {
+        ns.env.drop(p, DropReason::OtherHost);
+        return None;
+    }
+    ns.env.mib.add(Mib::IpInReceives, u64::from(p.meta().gso.segs.max(1)));
+    let hdr_len = if p.may_pull(Ipv4Hdr::LEN) { Ipv4Hdr::view(p.data()).map_or(0, |h| h.hdr_len()) } else { 0 };
+    let len = p.len();
+    let checked = if p.may_pull(hdr_len.max(Ipv4Hdr::LEN)) {
+        Ipv4Hdr::check_packet(p.data(), len)
+    } else {
+        Err(WireError::TooShort)
+    };
+    match checked {
+        Ok(l) => {
+            let tos = Ipv4Hdr::view(p.data()).map_or(0, |h| h.tos());
+            count_in_octets(ns, l.tot_len as u64, tos, u64::from(p.meta().gso.segs.max(1)));
+            p.trim(l.tot_len);
+            p.set_transport_header(l.hdr_len);
+            Some(p)
+        }
+        Err(e) => {
+            let r = match e {
+                WireError::BadChecksum => {
+                    ns.env.mib.inc(Mib::IpExtInCsumErrors);
+                    DropReason::IpCsum
+                }
+                WireError::Truncated => DropReason::IpTruncated,
+                _ => DropReason::IpHdr,
+            };
+            ns.env.drop(p, r);
+            None
+        }
+    }
+}
+
+/// The routing decision (`ip_rcv_finish`).
+fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
+    let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
+        ns.env.drop(p, DropReason::IpHdr);
+        return;
+    };
+    let dev = p.meta().dev;
+    if h.hdr_len() > Ipv4Hdr::LEN
+        && let Err(r) = ip_rcv_options(ns, &p, dev)
+    {
+        ns.env.drop(p, r);
+        return;
+    }
+    match ip_route_input(ns, &p, h.saddr(), h.daddr(), h.tos(), dev) {
+        Ok(r) => {
+            let step = ferronet_core::trace::Step::Route(kind_name(r.kind), r.dev);
+            ns.env.trace(&p, step);
+            match r.kind {
+                RouteType::Broadcast => {
+                    ns.env.mib.inc(Mib::IpExtInBcastPkts);
+                    p.meta_mut().pkt_type = PktType::Broadcast;
+                    ip_local_deliver(ns, p);
+                }
+                RouteType::Multicast => {
+                    ns.env.mib.inc(Mib::IpExtInMcastPkts);
+                    p.meta_mut().pkt_type = PktType::Multicast;
+                    ip_local_deliver(ns, p);
+                }
+                RouteType::Local => ip_local_deliver(ns, p),
+                _ => super::forward::ip_forward(ns, p, r),
+            }
+        }
+        Err(e) => {
+            if let Some(code) = e.code {
+                super::icmp::icmp_send(ns, &p, IcmpHdr::new(wire_icmp::ICMP_DEST_UNREACH, code));
+            }
+            ns.env.drop(p, e.reason);
+        }
+    }
+}
+
+/// Name of a route type as `ip route` prints it.
+#[must_use]
+pub const fn kind_name(k: RouteType) -> &'static str {
+    match k {
+        RouteType::Unicast => "unicast",
+        RouteType::Local => "local",
+        RouteType::Broadcast => "broadcast",
+        RouteType::Anycast => "anycast",
+        RouteType::Multicast => "multicast",
+        RouteType::Blackhole => "blackhole",
+        RouteType::Unreachable => "unreachable",
+        RouteType::Prohibit => "prohibit",
+        RouteType::Throw => "throw",
+    }
+}
+
+/// Options of a received packet: well-formed, and no source route unless allowed (`ip_rcv_options`).
+fn ip_rcv_options(ns: &Namespace, p: &Packet, dev: IfIndex) -> Result<(), DropReason> {
+    use ferronet_core::sysctl::Conf4;
+    const IPOPT_LSRR: u8 = 131;
+    const IPOPT_SSRR: u8 = 137;
+    for o in ferronet_wire::ipv4::IpOptions::new(ferronet_wire::ipv4::option_bytes(p.network())) {
+        let o = o.map_err(|_| DropReason::IpOptions)?;
+        if matches!(o.kind, IPOPT_LSRR | IPOPT_SSRR) {
+            let own = ns.devs.get(dev).is_some_and(|d| d.conf4.get(Conf4::AcceptSourceRoute) != 0);
+            // Both rows must allow it (IN_DEV_ANDCONF); routing by the option itself is not supported.
+            if !own || ns.conf.all4.get(Conf4::AcceptSourceRoute) == 0 {
+                return Err(DropReason::IpOptions);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// For this host: reassemble, then INPUT (`ip_local_deliver`).
+pub fn ip_local_deliver(ns: &mut Namespace, p: Packet) {
+    let fragment = Ipv4Hdr::view(p.network()).is_some_and(Ipv4Hdr::is_fragment);
+    let p = if fragment {
+        match super::frag::ip_defrag(ns, p) {
+            Some(p) => p,
+            None => return,
+        }
+    } else {
+        p
+    };
+    let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv4, Hook::LocalIn) else { return };
+    ip_local_deliver_finish(ns, p);
+}
+
+/// To the transport protocols (`ip_protocol_deliver_rcu`).
+fn ip_local_deliver_finish(ns: &mut Namespace, mut p: Packet) {
+    let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
+        ns.env.drop(p, DropReason::IpHdr);
+        return;
+    };
+    let raw = crate::sock::raw::raw_local_deliver(ns, &p, h.protocol());
+    if !p.pull(h.hdr_len()) {
+        ns.env.drop(p, DropReason::IpHdr);
+        return;
+    }
+    ns.env.mib.inc(Mib::IpInDelivers);
+    match h.protocol() {
+        ipproto::TCP => crate::tcp::tcp_v4_rcv(ns, p),
+        ipproto::UDP => crate::udp::udp_rcv(ns, p),
+        ipproto::ICMP => super::icmp::icmp_rcv(ns, p),
+        _ if raw => ns.env.consume(p),
+        _ => {
+            let mut q = p;
+            let network = q.meta().network;
+            let _ = q.seek(network);
+            super::icmp::icmp_send(
+                ns,
+                &q,
+                IcmpHdr::new(wire_icmp::ICMP_DEST_UNREACH, wire_icmp::ICMP_PROT_UNREACH),
+            );
+            ns.env.drop(q, DropReason::IpNoProto);
+        }
+    }
+}
+
+/// Checks a transport checksum over the packet from its current position on, with `pseudo` as the sum of the
+/// pseudo-header (0 for ICMP). Marks the packet when it holds.
+#[must_use]
+pub fn checksum_ok(p: &mut Packet, pseudo: u32) -> bool {
+    match p.meta().csum {
+        Csum::Unnecessary | Csum::Partial => true,
+        Csum::None | Csum::Complete(_) => {
+            let sum = csum_packet(p, pseudo);
+            let ok = ferronet_wire::checksum::csum_fold(sum) == 0;
+            if ok {
+                p.meta_mut().csum = Csum::Unnecessary;
+            }
+            ok
+        }
+    }
+}
+
+/// One's complement sum of the packet from its current position on.
+#[must_use]
+pub fn csum_packet(p: &Packet, mut sum: u32) -> u32 {
+    use ferronet_wire::checksum::{csum_block_add, csum_partial};
+    sum = csum_partial(p.data(), sum);
+    let mut offset = p.data().len();
+    for f in p.frags() {
+        sum = csum_block_add(sum, csum_partial(f, 0), offset);
+        offset += f.len();
+    }
+    sum
+}

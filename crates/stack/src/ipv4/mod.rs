@@ -1,0 +1,8 @@
+//! IPv4: input, forwarding, output, ICMP (`net/ipv4`).
+
+pub mod forward;
+pub mod frag;
+pub mod icmp;
+pub mod input;
+pub mod output;
+pub mod route;

@@ -1,0 +1,110 @@
+//! Stages around the neighbour table: output, timers, failures.
+
+use core::net::IpAddr;
+
+use ferronet_core::{DropReason, IfIndex, Packet, PacketQueue};
+use ferronet_netfilter::{Netfilter, PostRouted};
+use ferronet_wire::ethernet::{ETH_P_IP, ETH_P_IPV6, MacAddr};
+
+use super::{NeighKey, News, Probe, Resolve};
+use crate::dev::tx::{dev_hard_header, dev_queue_xmit};
+use crate::fib::Family;
+use crate::ns::Namespace;
+
+/// A network packet for the neighbour `addr` on `dev` (`neigh_output`, `ip_finish_output2`). `broadcast`:
+/// the route says that the destination is the link's broadcast address.
+pub fn neigh_output(ns: &mut Namespace, mut p: Packet, dev: IfIndex, addr: IpAddr, broadcast: bool, proof: PostRouted) {
+    let Some(d) = ns.devs.get(dev) else {
+        ns.env.drop(p, DropReason::DevGone);
+        return;
+    };
+    let proto = match addr {
+        IpAddr::V4(_) => ETH_P_IP,
+        IpAddr::V6(_) => ETH_P_IPV6,
+    };
+    // The protocol of the packet, not of the gateway (`via inet6`).
+    let proto = if p.network().first().is_some_and(|b| b >> 4 == 4) { ETH_P_IP } else { proto };
+    let fixed = match addr {
+        _ if !d.needs_neigh() => Some(MacAddr([0; 6])),
+        _ if broadcast => Some(MacAddr([0xff; 6])),
+        IpAddr::V4(a) if a.is_broadcast() => Some(MacAddr([0xff; 6])),
+        IpAddr::V4(a) if a.is_multicast() => Some(MacAddr::ipv4_multicast(a)),
+        IpAddr::V6(a) if a.is_multicast() => Some(MacAddr::ipv6_multicast(a)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    };
+    if let Some(mac) = fixed {
+        if dev_hard_header(ns, &mut p, dev, mac, proto) {
+            dev_queue_xmit(ns, p, dev, proof);
+        } else {
+            ns.env.drop(p, DropReason::DevGone);
+        }
+        return;
+    }
+    let key = NeighKey { dev, addr };
+    let Some(d) = ns.devs.get(dev) else { return };
+    let parms = match Family::of(addr) {
+        Family::V4 => &d.neigh4,
+        Family::V6 => &d.neigh6,
+    };
+    match ns.neigh.resolve(&mut ns.env, parms, key, p) {
+        Resolve::Ready(mac, mut p) => {
+            if dev_hard_header(ns, &mut p, dev, mac, proto) {
+                dev_queue_xmit(ns, p, dev, proof);
+            } else {
+                ns.env.drop(p, DropReason::DevGone);
+            }
+        }
+        Resolve::Waits(None) => {}
+        Resolve::Waits(Some(probe)) => solicit(ns, &probe),
+    }
+}
+
+/// Sends a solicitation (`neigh_probe`).
+fn solicit(ns: &mut Namespace, probe: &Probe) {
+    match probe.key.addr {
+        IpAddr::V4(a) => super::arp::arp_solicit(ns, probe, a),
+        IpAddr::V6(a) => crate::ipv6::ndisc::ndisc_solicit(ns, probe, a),
+    }
+}
+
+/// News about a neighbour from ARP, neighbour discovery or the administrator; sends what waited.
+pub fn neigh_update(ns: &mut Namespace, key: NeighKey, create: bool, news: News) {
+    if !create && ns.neigh.get(key).is_none() {
+        return;
+    }
+    let Some(id) = ns.neigh.create(&mut ns.env, key) else { return };
+    let Some(d) = ns.devs.get(key.dev) else { return };
+    let parms = match Family::of(key.addr) {
+        Family::V4 => &d.neigh4,
+        Family::V6 => &d.neigh6,
+    };
+    let released = ns.neigh.update(&mut ns.env, parms, &mut ns.notify, id, news);
+    send_released(ns, key, released);
+}
+
+fn send_released(ns: &mut Namespace, key: NeighKey, mut released: PacketQueue) {
+    while let Some(p) = released.pop() {
+        // These went through POSTROUTING before they began to wait.
+        neigh_output(ns, p, key.dev, key.addr, false, Netfilter::passed_before_waiting());
+    }
+}
+
+/// An entry's timer fired.
+pub fn neigh_timer(ns: &mut Namespace, id: u64) {
+    let Some(key) = ns.neigh.key_of(id) else { return };
+    let Some(d) = ns.devs.get(key.dev) else { return };
+    let parms = match Family::of(key.addr) {
+        Family::V4 => &d.neigh4,
+        Family::V6 => &d.neigh6,
+    };
+    let work = ns.neigh.on_timer(&mut ns.env, parms, &mut ns.notify, id);
+    if let Some(probe) = work.probe {
+        solicit(ns, &probe);
+    }
+    for p in work.failed {
+        match key.addr {
+            IpAddr::V4(_) => crate::ipv4::icmp::host_unreachable(ns, p, DropReason::NeighFailed),
+            IpAddr::V6(_) => crate::ipv6::icmp::addr_unreachable(ns, p, DropReason::NeighFailed),
+        }
+    }
+}
