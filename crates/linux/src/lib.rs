@@ -1,2 +1,12 @@
-//! The Linux ABI, bytes in and bytes out: netlink, socket calls, /proc.
+//! The Linux ABI, bytes in and bytes out: netlink, socket calls, `/proc`.
+//!
+//! Everything is non-blocking: what would block returns `EAGAIN` (connect: `EINPROGRESS`), and the edge tries
+//! again when [`Kernel::take_events`] reports the socket.
 #![forbid(unsafe_code)]
+
+pub mod kernel;
+pub mod netlink;
+pub mod procfs;
+pub mod socket;
+
+pub use kernel::{BackendDev, Caller, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId};

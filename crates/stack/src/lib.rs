@@ -5,9 +5,17 @@
 
 pub mod dev;
 pub mod fib;
+pub mod ipv4;
+pub mod ipv6;
 pub mod neigh;
 pub mod notify;
 pub mod ns;
+pub mod path;
+pub mod pmtu;
+pub mod sock;
+pub mod tcp;
+pub mod timers;
+pub mod udp;
 pub mod world;
 
 pub use ns::Namespace;

@@ -6,8 +6,10 @@ use ferronet_netfilter::Netfilter;
 
 use crate::dev::Devices;
 use crate::fib::Fib;
+use crate::ipv4::icmp::IcmpLimits;
 use crate::neigh::NeighTable;
 use crate::notify::Notifications;
+use crate::pmtu::PmtuCache;
 
 /// `all` and `default` rows of the per-device tunables.
 #[derive(Clone, Debug)]
@@ -61,6 +63,10 @@ pub struct Namespace {
     pub conf: ConfSet,
     /// Changes for netlink listeners.
     pub notify: Notifications,
+    /// ICMP rate limits.
+    pub icmp: IcmpLimits,
+    /// Learned path MTUs.
+    pub pmtu: PmtuCache,
 }
 
 impl Namespace {
@@ -72,6 +78,8 @@ impl Namespace {
         let devs = Devices::new(&conf);
         let neigh = NeighTable::new(&mut env.rng);
         let fib = Fib::new();
+        let icmp = IcmpLimits::new(&mut env.rng);
+        let pmtu = PmtuCache::new(&mut env.rng);
         Namespace {
             id,
             env,
@@ -81,6 +89,8 @@ impl Namespace {
             nf: Netfilter::default(),
             conf,
             notify: Notifications::default(),
+            icmp,
+            pmtu,
         }
     }
 }

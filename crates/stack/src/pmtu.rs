@@ -3,9 +3,9 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
+use ferronet_core::Instant;
 use ferronet_core::hash::{KeyedMap, KeyedState};
 use ferronet_core::rng::Rng;
-use ferronet_core::Instant;
 
 /// Entries at most; beyond it the oldest information is not worth keeping and the cache starts anew.
 const LIMIT: usize = 16_384;

@@ -223,3 +223,5 @@ impl World {
         }
     }
 }
+
+pub mod link;

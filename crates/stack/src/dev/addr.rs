@@ -51,6 +51,28 @@ pub struct IfAddr {
 }
 
 impl IfAddr {
+    /// An address without end, label and broadcast address.
+    #[must_use]
+    pub fn new(local: IpAddr, prefix_len: u8) -> IfAddr {
+        IfAddr {
+            local,
+            peer: local,
+            prefix_len,
+            broadcast: None,
+            scope: scope::UNIVERSE,
+            flags: ifa_f::PERMANENT,
+            label: String::new(),
+            preferred_lft: u32::MAX,
+            valid_lft: u32::MAX,
+            metric: 0,
+            proto: 0,
+            created: Instant::ZERO,
+            updated: Instant::ZERO,
+            dad_probes: 0,
+            timer: TimerId::NONE,
+        }
+    }
+
     /// Is `a` inside this prefix (`inet_ifa_match`)?
     #[must_use]
     pub fn contains(&self, a: IpAddr) -> bool {

@@ -309,7 +309,8 @@ impl Device {
     }
 }
 
-pub mod netem;
+pub mod addr_ops;
 pub mod gso;
+pub mod netem;
 pub mod rx;
 pub mod tx;

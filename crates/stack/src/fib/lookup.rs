@@ -146,7 +146,9 @@ impl Fib {
                 }
                 RuleAction::Nop => {}
                 RuleAction::Blackhole => return Some(make(&rule_entry(rule, RouteType::Blackhole), None)),
-                RuleAction::Unreachable => return Some(make(&rule_entry(rule, RouteType::Unreachable), None)),
+                RuleAction::Unreachable => {
+                    return Some(make(&rule_entry(rule, RouteType::Unreachable), None));
+                }
                 RuleAction::Prohibit => return Some(make(&rule_entry(rule, RouteType::Prohibit), None)),
             }
         }
@@ -175,7 +177,8 @@ fn pick<R>(
     if total == 0 {
         return None;
     }
-    let mut point = if e.nexthops.len() == 1 { 0 } else { ((u64::from(flow.hash) * u64::from(total)) >> 32) as u32 };
+    let mut point =
+        if e.nexthops.len() == 1 { 0 } else { ((u64::from(flow.hash) * u64::from(total)) >> 32) as u32 };
     let nh = e.nexthops.iter().filter(usable).find(|n| {
         let w = u32::from(n.weight) + 1;
         let here = point < w;
@@ -204,9 +207,7 @@ fn rule_entry(rule: &Rule, kind: RouteType) -> FibEntry {
 }
 
 fn in_prefix(p: Option<(IpAddr, u8)>, a: IpAddr) -> bool {
-    p.is_none_or(|(n, len)| {
-        len == 0 || (key(n) ^ key(a)) >> (128 - u32::from(len.min(128))) == 0
-    })
+    p.is_none_or(|(n, len)| len == 0 || (key(n) ^ key(a)) >> (128 - u32::from(len.min(128))) == 0)
 }
 
 /// `fib_rule_match`.

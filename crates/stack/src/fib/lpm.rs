@@ -171,7 +171,7 @@ impl<V> Lpm<V> {
     /// Calls `f` with the values of all prefixes that cover `key`, shortest first; `f` keeps what it likes
     /// best.
     #[inline]
-    pub fn matches(&self, key: u128, mut f: impl FnMut(u8, &V)) {
+    pub fn matches<'a>(&'a self, key: u128, mut f: impl FnMut(u8, &'a V)) {
         let mut at = self.root;
         while let Some(n) = self.nodes.get(at as usize) {
             if mask(key, n.len) != n.key {
@@ -192,6 +192,11 @@ impl<V> Lpm<V> {
         let mut stack = smallvec::SmallVec::<[(u8, &V); 8]>::new();
         self.matches(key, |len, v| stack.push((len, v)));
         stack.iter().rev().find_map(|(len, v)| accept(v).map(|r| (*len, r)))
+    }
+
+    /// Changes every value.
+    pub fn for_each_mut(&mut self, f: impl FnMut(&mut V)) {
+        self.nodes.iter_mut().filter_map(|n| n.value.as_mut()).for_each(f);
     }
 
     /// All prefixes in order of key, then length.

@@ -291,9 +291,8 @@ impl Fib {
         if self.rules.len() >= MAX_RULES {
             return Err(Errno::ENOSPC);
         }
-        rule.priority = priority.unwrap_or_else(|| {
-            self.rules(rule.family).nth(1).map_or(0, |r| r.priority.saturating_sub(1))
-        });
+        rule.priority = priority
+            .unwrap_or_else(|| self.rules(rule.family).nth(1).map_or(0, |r| r.priority.saturating_sub(1)));
         if self.rules.contains(&rule) {
             return Err(Errno::EEXIST);
         }

@@ -79,7 +79,10 @@ impl FibTable {
     /// `EEXIST` when there is one and `excl` (or an equal one), `ENOENT` when `create` is not set and there
     /// is none, `EINVAL` for a bad prefix length.
     pub fn insert(&mut self, e: FibEntry, how: How) -> Result<Option<FibEntry>, Errno> {
-        if e.dst_len > self.family.bits() || Family::of(e.dst) != self.family || prefix(e.dst, e.dst_len) != e.dst {
+        if e.dst_len > self.family.bits()
+            || Family::of(e.dst) != self.family
+            || prefix(e.dst, e.dst_len) != e.dst
+        {
             return Err(Errno::EINVAL);
         }
         let v6 = self.family == Family::V6;
@@ -88,7 +91,9 @@ impl FibTable {
         }
         let list = self.trie.get_or_insert_with(key(e.dst), e.dst_len, SmallVec::new);
         // The group a new route competes with: same TOS and metric.
-        let first = list.partition_point(|o| (core::cmp::Reverse(o.tos), o.priority) < (core::cmp::Reverse(e.tos), e.priority));
+        let first = list.partition_point(|o| {
+            (core::cmp::Reverse(o.tos), o.priority) < (core::cmp::Reverse(e.tos), e.priority)
+        });
         let group = list[first..].iter().take_while(|o| o.tos == e.tos && o.priority == e.priority).count();
         if group > 0 {
             if how.excl {
@@ -117,7 +122,12 @@ impl FibTable {
     ///
     /// # Errors
     /// `ESRCH` when there is none.
-    pub fn remove(&mut self, dst: IpAddr, len: u8, matches: impl Fn(&FibEntry) -> bool) -> Result<FibEntry, Errno> {
+    pub fn remove(
+        &mut self,
+        dst: IpAddr,
+        len: u8,
+        matches: impl Fn(&FibEntry) -> bool,
+    ) -> Result<FibEntry, Errno> {
         if len > self.family.bits() || Family::of(dst) != self.family {
             return Err(Errno::EINVAL);
         }
@@ -158,14 +168,26 @@ impl FibTable {
         out
     }
 
+    /// Changes the next hops through a device.
+    pub fn for_each_nexthop(&mut self, dev: ferronet_core::IfIndex, mut f: impl FnMut(&mut super::NextHop)) {
+        self.trie.for_each_mut(|list| {
+            for n in list.iter_mut().flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {
+                f(n);
+            }
+        });
+    }
+
     /// The best route for `dst` that `accept` takes: longest prefix, then type of service, then metric.
     #[inline]
     #[must_use]
-    pub fn lookup<R>(&self, dst: IpAddr, tos: u8, mut accept: impl FnMut(&FibEntry) -> Option<R>) -> Option<R> {
+    pub fn lookup<R>(
+        &self,
+        dst: IpAddr,
+        tos: u8,
+        mut accept: impl FnMut(&FibEntry) -> Option<R>,
+    ) -> Option<R> {
         self.trie
-            .lookup(key(dst), |list| {
-                list.iter().filter(|e| e.tos == 0 || e.tos == tos).find_map(&mut accept)
-            })
+            .lookup(key(dst), |list| list.iter().filter(|e| e.tos == 0 || e.tos == tos).find_map(&mut accept))
             .map(|(_, r)| r)
     }
 

@@ -37,7 +37,8 @@ pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
         ns.env.drop(p, DropReason::IpNeedFrag);
         return;
     }
-    if r.dev == p.meta().dev && h.hdr_len() == Ipv4Hdr::LEN && max_conf(ns, r.dev, Conf4::SendRedirects) != 0 {
+    if r.dev == p.meta().dev && h.hdr_len() == Ipv4Hdr::LEN && max_conf(ns, r.dev, Conf4::SendRedirects) != 0
+    {
         super::icmp::ip_rt_send_redirect(ns, &p, &r);
     }
     if let Some(h) = Ipv4Hdr::view_mut(p.network_mut()) {

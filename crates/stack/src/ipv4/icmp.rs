@@ -85,7 +85,7 @@ pub fn icmp_send(ns: &mut Namespace, orig: &Packet, hdr: IcmpHdr) {
     {
         return;
     }
-    if hdr.is_error() && ip.protocol() == ipproto::ICMP {
+    if hdr.is_error() && ip.protocol() == ipproto::IPPROTO_ICMP {
         // About an ICMP error none is sent; what cannot be read counts as one.
         let t = orig.network().get(ip.hdr_len());
         if t.is_none_or(|t| wire::icmp_is_err(*t)) {
@@ -99,7 +99,8 @@ pub fn icmp_send(ns: &mut Namespace, orig: &Packet, hdr: IcmpHdr) {
     let source = if is_local(ns, ip.daddr()) {
         ip.daddr()
     } else if ns.env.sysctl.on(Sysctl::IcmpErrorsUseInboundIfaddr) {
-        super::route::inet_select_addr(ns, dev, saddr, crate::dev::scope::LINK).unwrap_or(Ipv4Addr::UNSPECIFIED)
+        super::route::inet_select_addr(ns, dev, saddr, crate::dev::scope::LINK)
+            .unwrap_or(Ipv4Addr::UNSPECIFIED)
     } else {
         Ipv4Addr::UNSPECIFIED
     };
@@ -159,7 +160,7 @@ fn push_icmp(ns: &mut Namespace, saddr: Ipv4Addr, daddr: Ipv4Addr, tos: u8, mut 
     let _ = hdr.put(p.push(IcmpHdr::LEN));
     p.set_transport_header(0);
     let ttl = ns.env.sysctl.get(Sysctl::IpDefaultTtl) as u8;
-    let mut ip = Ipv4Hdr::new(saddr, daddr, ipproto::ICMP, ttl, p.len());
+    let mut ip = Ipv4Hdr::new(saddr, daddr, ipproto::IPPROTO_ICMP, ttl, p.len());
     ip.tos = tos;
     ip.set_id(ns.env.rng.next_u32() as u16);
     let _ = ip.put(p.push(Ipv4Hdr::LEN));
@@ -308,7 +309,7 @@ fn icmp_reply(ns: &mut Namespace, mut p: Packet, mut hdr: IcmpHdr) {
     *p.meta_mut() = ferronet_core::Meta { trace, mark, local_out: true, ..Default::default() };
     p.set_transport_header(0);
     let ttl = ns.env.sysctl.get(Sysctl::IpDefaultTtl) as u8;
-    let mut out = Ipv4Hdr::new(saddr, ip.saddr(), ipproto::ICMP, ttl, p.len());
+    let mut out = Ipv4Hdr::new(saddr, ip.saddr(), ipproto::IPPROTO_ICMP, ttl, p.len());
     out.tos = ip.tos();
     out.set_id(ns.env.rng.next_u32() as u16);
     let _ = out.put(p.push(Ipv4Hdr::LEN));
@@ -407,7 +408,8 @@ fn learn_pmtu(ns: &mut Namespace, inner: &Ipv4Hdr, said: u32) -> u32 {
     let mtu = if said == 0 { 576 } else { said }.max(floor);
     let daddr = IpAddr::V4(inner.daddr());
     let ttl = core::time::Duration::from_secs(ns.env.sysctl.get(Sysctl::RouteMtuExpires).max(0) as u64);
-    if ns.env.sysctl.get(Sysctl::IpNoPmtuDisc) == 0 && ns.pmtu.get(ns.env.now, daddr).is_none_or(|m| mtu < m) {
+    if ns.env.sysctl.get(Sysctl::IpNoPmtuDisc) == 0 && ns.pmtu.get(ns.env.now, daddr).is_none_or(|m| mtu < m)
+    {
         ns.pmtu.learn(ns.env.now, daddr, mtu, ttl);
     }
     mtu
@@ -421,10 +423,9 @@ pub fn ip_rt_send_redirect(ns: &mut Namespace, p: &Packet, r: &Route) {
         IpAddr::V4(g) => g,
         IpAddr::V6(_) => return,
     };
-    let on_link = ns
-        .devs
-        .get(r.dev)
-        .is_some_and(|d| d.addrs.iter().any(|a| a.contains(IpAddr::V4(ip.saddr())) && a.contains(IpAddr::V4(gw))));
+    let on_link = ns.devs.get(r.dev).is_some_and(|d| {
+        d.addrs.iter().any(|a| a.contains(IpAddr::V4(ip.saddr())) && a.contains(IpAddr::V4(gw)))
+    });
     if !on_link {
         return;
     }

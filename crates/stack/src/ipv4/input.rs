@@ -26,7 +26,8 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
         return None;
     }
     ns.env.mib.add(Mib::IpInReceives, u64::from(p.meta().gso.segs.max(1)));
-    let hdr_len = if p.may_pull(Ipv4Hdr::LEN) { Ipv4Hdr::view(p.data()).map_or(0, |h| h.hdr_len()) } else { 0 };
+    let hdr_len =
+        if p.may_pull(Ipv4Hdr::LEN) { Ipv4Hdr::view(p.data()).map_or(0, |h| h.hdr_len()) } else { 0 };
     let len = p.len();
     let checked = if p.may_pull(hdr_len.max(Ipv4Hdr::LEN)) {
         Ipv4Hdr::check_packet(p.data(), len)
@@ -159,9 +160,9 @@ fn ip_local_deliver_finish(ns: &mut Namespace, mut p: Packet) {
     }
     ns.env.mib.inc(Mib::IpInDelivers);
     match h.protocol() {
-        ipproto::TCP => crate::tcp::tcp_v4_rcv(ns, p),
-        ipproto::UDP => crate::udp::udp_rcv(ns, p),
-        ipproto::ICMP => super::icmp::icmp_rcv(ns, p),
+        ipproto::IPPROTO_TCP => crate::tcp::tcp_v4_rcv(ns, p),
+        ipproto::IPPROTO_UDP => crate::udp::udp_rcv(ns, p),
+        ipproto::IPPROTO_ICMP => super::icmp::icmp_rcv(ns, p),
         _ if raw => ns.env.consume(p),
         _ => {
             let mut q = p;

@@ -100,7 +100,8 @@ pub fn ip_route_input(
         return Err(silent(DropReason::IpMartianDest));
     }
     let is_lo = dev == IfIndex::LO;
-    if !is_lo && (daddr.is_loopback() || saddr.is_loopback()) && max_conf(ns, dev, Conf4::RouteLocalnet) == 0 {
+    if !is_lo && (daddr.is_loopback() || saddr.is_loopback()) && max_conf(ns, dev, Conf4::RouteLocalnet) == 0
+    {
         let bad_dest = daddr.is_loopback();
         return Err(silent(if bad_dest { DropReason::IpMartianDest } else { DropReason::IpMartianSource }));
     }
@@ -143,7 +144,9 @@ pub fn ip_route_input(
             reason: DropReason::IpRouteProhibit,
             code: forwarding.then_some(ferronet_wire::icmp::ICMP_PKT_FILTERED),
         }),
-        RouteType::Multicast | RouteType::Anycast | RouteType::Throw => Err(silent(DropReason::IpMartianDest)),
+        RouteType::Multicast | RouteType::Anycast | RouteType::Throw => {
+            Err(silent(DropReason::IpMartianDest))
+        }
     }
 }
 
@@ -195,7 +198,9 @@ fn fib_validate_source(
 /// # Errors
 /// `ENETUNREACH` without a route, `EHOSTUNREACH`, `EACCES`, `EINVAL` by route type or a bad address.
 pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr), Errno> {
-    let (IpAddr::V4(daddr), IpAddr::V4(saddr)) = (flow.dst, flow.src) else { return Err(Errno::EAFNOSUPPORT) };
+    let (IpAddr::V4(daddr), IpAddr::V4(saddr)) = (flow.dst, flow.src) else {
+        return Err(Errno::EAFNOSUPPORT);
+    };
     if !saddr.is_unspecified() && (saddr.is_multicast() || saddr.is_broadcast()) {
         return Err(Errno::EINVAL);
     }
@@ -270,7 +275,9 @@ pub fn inet_select_addr(ns: &Namespace, dev: IfIndex, dst: Ipv4Addr, max_scope: 
     let max_scope = if max_scope == scope::HOST { scope::HOST } else { max_scope.max(scope::UNIVERSE) };
     let mut first = None;
     let of = |a: &crate::dev::IfAddr| match a.local {
-        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope <= max_scope.max(scope::LINK - 1) => Some(v),
+        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope <= max_scope.max(scope::LINK - 1) => {
+            Some(v)
+        }
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
     if let Some(d) = ns.devs.get(dev) {
@@ -283,7 +290,12 @@ pub fn inet_select_addr(ns: &Namespace, dev: IfIndex, dst: Ipv4Addr, max_scope: 
         }
     }
     first.or_else(|| {
-        ns.devs.iter().filter(|d| d.index != dev).flat_map(|d| &d.addrs).filter(|a| a.scope < scope::LINK).find_map(of)
+        ns.devs
+            .iter()
+            .filter(|d| d.index != dev)
+            .flat_map(|d| &d.addrs)
+            .filter(|a| a.scope < scope::LINK)
+            .find_map(of)
     })
 }
 

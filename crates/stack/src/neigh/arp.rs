@@ -78,7 +78,10 @@ fn arp_process(ns: &mut Namespace, p: &Packet) -> Result<(), DropReason> {
         }
     }
     let Some(n) = ns.neigh.get(key) else {
-        let accept = ns.devs.get(dev).map_or(0, |d| d.conf4.get(Conf4::ArpAccept).max(ns.conf.all4.get(Conf4::ArpAccept)));
+        let accept = ns
+            .devs
+            .get(dev)
+            .map_or(0, |d| d.conf4.get(Conf4::ArpAccept).max(ns.conf.all4.get(Conf4::ArpAccept)));
         if accept == 1 && gratuitous {
             let how = Update { override_lladdr: true, ..Update::default() };
             neigh_update(ns, key, true, News { lladdr: Some(sha), state: nud::STALE, how });
@@ -102,9 +105,9 @@ fn mac_of(ns: &Namespace, dev: IfIndex) -> MacAddr {
 }
 
 fn is_local(ns: &Namespace, a: Ipv4Addr) -> bool {
-    ns.fib.table(Family::V4, table_id::LOCAL).is_some_and(|t| {
-        t.lookup(IpAddr::V4(a), 0, |e| Some(e.kind == RouteType::Local)).unwrap_or(false)
-    })
+    ns.fib
+        .table(Family::V4, table_id::LOCAL)
+        .is_some_and(|t| t.lookup(IpAddr::V4(a), 0, |e| Some(e.kind == RouteType::Local)).unwrap_or(false))
 }
 
 /// `arp_ignore` (ip-sysctl.rst): when an address of ours is not answered for on this device.
@@ -114,7 +117,11 @@ fn arp_ignore(ns: &Namespace, dev: IfIndex, sip: Ipv4Addr, tip: Ipv4Addr) -> boo
     match d.conf4.get(Conf4::ArpIgnore).max(ns.conf.all4.get(Conf4::ArpIgnore)) {
         1 => on_dev().is_none(),
         2 => on_dev().is_none_or(|a| !a.contains(IpAddr::V4(sip))),
-        3 => !ns.devs.iter().flat_map(|d| &d.addrs).any(|a| a.local == IpAddr::V4(tip) && a.scope < scope::LINK),
+        3 => !ns
+            .devs
+            .iter()
+            .flat_map(|d| &d.addrs)
+            .any(|a| a.local == IpAddr::V4(tip) && a.scope < scope::LINK),
         8 => true,
         _ => false,
     }
@@ -147,9 +154,8 @@ pub fn arp_solicit(ns: &mut Namespace, probe: &Probe, target: Ipv4Addr) {
         Some(IpAddr::V6(_)) | None => None,
     };
     let announce = d.conf4.get(Conf4::ArpAnnounce).max(ns.conf.all4.get(Conf4::ArpAnnounce));
-    let same_net = |a: Ipv4Addr| {
-        d.addrs.iter().any(|i| i.contains(IpAddr::V4(target)) && i.local == IpAddr::V4(a))
-    };
+    let same_net =
+        |a: Ipv4Addr| d.addrs.iter().any(|i| i.contains(IpAddr::V4(target)) && i.local == IpAddr::V4(a));
     let saddr = hint
         .filter(|&a| is_local(ns, a))
         .filter(|&a| announce == 0 || (announce == 1 && same_net(a)))

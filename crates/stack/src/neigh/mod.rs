@@ -376,7 +376,13 @@ impl NeighTable {
     }
 
     /// An entry's timer fired (`neigh_timer_handler`).
-    pub fn on_timer(&mut self, env: &mut Env, parms: &NeighParms, notify: &mut Notifications, id: u64) -> TimerWork {
+    pub fn on_timer(
+        &mut self,
+        env: &mut Env,
+        parms: &NeighParms,
+        notify: &mut Notifications,
+        id: u64,
+    ) -> TimerWork {
         let id = NeighId::from(KeyData::from_ffi(id));
         let mut work = TimerWork::default();
         let Some(n) = self.entries.get_mut(id) else { return work };

@@ -13,7 +13,14 @@ use crate::ns::Namespace;
 
 /// A network packet for the neighbour `addr` on `dev` (`neigh_output`, `ip_finish_output2`). `broadcast`:
 /// the route says that the destination is the link's broadcast address.
-pub fn neigh_output(ns: &mut Namespace, mut p: Packet, dev: IfIndex, addr: IpAddr, broadcast: bool, proof: PostRouted) {
+pub fn neigh_output(
+    ns: &mut Namespace,
+    mut p: Packet,
+    dev: IfIndex,
+    addr: IpAddr,
+    broadcast: bool,
+    proof: PostRouted,
+) {
     let Some(d) = ns.devs.get(dev) else {
         ns.env.drop(p, DropReason::DevGone);
         return;

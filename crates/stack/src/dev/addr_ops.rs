@@ -1,0 +1,294 @@
+//! IPv4 addresses of devices and the routes that follow them (`net/ipv4/devinet.c`, `fib_frontend.c`), and
+//! what happens when a device goes up or down.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use ferronet_core::{Errno, IfIndex};
+
+use super::{IfAddr, ifa_f, iff, scope};
+use crate::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, prefix, proto, table_id};
+use crate::notify::Notify;
+use crate::ns::Namespace;
+
+/// IPv4 and IPv6 addresses per device at most.
+pub const MAX_ADDRS: usize = 65_536;
+
+/// Adds an IPv4 address (`__inet_insert_ifa`), with its local, broadcast and prefix routes.
+///
+/// # Errors
+/// `ENODEV`; `EEXIST` for the same address and prefix; `EINVAL` for a bad prefix length.
+pub fn inet_insert_ifa(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Result<(), Errno> {
+    let now = ns.env.now;
+    let d = ns.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+    let (IpAddr::V4(local), IpAddr::V4(_)) = (a.local, a.peer) else { return Err(Errno::EINVAL) };
+    if a.prefix_len > 32 || d.addrs.len() >= MAX_ADDRS {
+        return Err(Errno::EINVAL);
+    }
+    a.flags &= !ifa_f::SECONDARY;
+    for o in d.addrs.iter().filter(|o| matches!(o.local, IpAddr::V4(_))) {
+        if o.prefix_len == a.prefix_len && o.contains(a.peer) {
+            if o.local == a.local {
+                return Err(Errno::EEXIST);
+            }
+            a.flags |= ifa_f::SECONDARY;
+        }
+    }
+    if a.label.is_empty() {
+        a.label.clone_from(&d.name);
+    }
+    a.created = now;
+    a.updated = now;
+    // Primaries come before secondaries, each in order of addition; IPv6 after IPv4.
+    let rank = |x: &IfAddr| match x.local {
+        IpAddr::V4(_) => u8::from(x.flags & ifa_f::SECONDARY != 0),
+        IpAddr::V6(_) => 2,
+    };
+    let at = d.addrs.partition_point(|x| rank(x) <= rank(&a));
+    d.addrs.insert(at, a.clone());
+    ns.devs.generation += 1;
+    ns.notify.push(Notify::AddrNew(dev, IpAddr::V4(local), a.prefix_len));
+    fib_add_ifaddr(ns, dev, &a);
+    Ok(())
+}
+
+/// Removes an IPv4 address (`inet_del_ifa`). Secondaries of a removed primary go too, or the first is
+/// promoted when `promote_secondaries` is set.
+///
+/// # Errors
+/// `ENODEV`; `EADDRNOTAVAIL` when there is none.
+pub fn inet_del_ifa(
+    ns: &mut Namespace,
+    dev: IfIndex,
+    local: IpAddr,
+    prefix_len: Option<u8>,
+) -> Result<(), Errno> {
+    use ferronet_core::sysctl::Conf4;
+    let d = ns.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+    let i = d
+        .addrs
+        .iter()
+        .position(|a| a.local == local && prefix_len.is_none_or(|n| n == a.prefix_len))
+        .ok_or(Errno::EADDRNOTAVAIL)?;
+    let gone = d.addrs.remove(i);
+    let promote = d.conf4.get(Conf4::PromoteSecondaries) != 0;
+    let mut removed = vec![gone.clone()];
+    let mut promoted = None;
+    if gone.flags & ifa_f::SECONDARY == 0 {
+        let same = |a: &IfAddr| {
+            a.flags & ifa_f::SECONDARY != 0 && a.prefix_len == gone.prefix_len && gone.contains(a.peer)
+        };
+        if promote {
+            if let Some(a) = d.addrs.iter_mut().find(|a| same(a)) {
+                a.flags &= !ifa_f::SECONDARY;
+                promoted = Some(a.clone());
+            }
+        } else {
+            let (out, keep) = core::mem::take(&mut d.addrs).into_iter().partition(same);
+            d.addrs = keep;
+            let out: Vec<IfAddr> = out;
+            removed.extend(out);
+        }
+    }
+    ns.devs.generation += 1;
+    // Secondaries first, the primary last, as the kernel reports them.
+    for a in removed.into_iter().rev() {
+        fib_del_ifaddr(ns, dev, &a);
+        ns.notify.push(Notify::AddrDel(dev, Box::new(a)));
+    }
+    if let Some(a) = promoted {
+        ns.notify.push(Notify::AddrNew(dev, a.local, a.prefix_len));
+        fib_add_ifaddr(ns, dev, &a);
+    }
+    Ok(())
+}
+
+/// A route that the kernel makes for an address (`fib_magic`).
+fn magic(kind: RouteType, dst: Ipv4Addr, len: u8, dev: IfIndex, a: &IfAddr, metric: u32) -> FibEntry {
+    FibEntry {
+        dst: prefix(IpAddr::V4(dst), len),
+        dst_len: len,
+        tos: 0,
+        table: if kind == RouteType::Unicast { table_id::MAIN } else { table_id::LOCAL },
+        priority: metric,
+        protocol: proto::KERNEL,
+        scope: if kind == RouteType::Local { scope::HOST } else { scope::LINK },
+        kind,
+        prefsrc: Some(a.local),
+        nexthops: smallvec::smallvec![NextHop { gw: None, dev, weight: 0, flags: 0 }],
+        metrics: Metrics::default(),
+        pref: 0,
+        expires: None,
+    }
+}
+
+/// Broadcast address of a prefix.
+fn net_broadcast(a: Ipv4Addr, len: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(a.to_bits() | u32::MAX.checked_shr(u32::from(len)).unwrap_or(0))
+}
+
+/// The routes of an address: (route, belongs to the prefix rather than to the address).
+fn ifaddr_routes(ns: &Namespace, dev: IfIndex, a: &IfAddr, up: bool) -> Vec<FibEntry> {
+    let (IpAddr::V4(local), IpAddr::V4(peer)) = (a.local, a.peer) else { return Vec::new() };
+    let mut out = vec![magic(RouteType::Local, local, 32, dev, a, 0)];
+    if !up {
+        return out;
+    }
+    if let Some(b) = a.broadcast.filter(|b| !b.is_broadcast()) {
+        out.push(magic(RouteType::Broadcast, b, 32, dev, a, 0));
+    }
+    let IpAddr::V4(net) = prefix(IpAddr::V4(peer), a.prefix_len) else { return out };
+    if net.octets()[0] != 0 && a.flags & ifa_f::SECONDARY == 0 && (net != local || a.prefix_len < 32) {
+        if a.flags & ifa_f::NOPREFIXROUTE == 0 {
+            let lo = ns.devs.get(dev).is_some_and(|d| d.flags & iff::LOOPBACK != 0);
+            let kind = if lo { RouteType::Local } else { RouteType::Unicast };
+            out.push(magic(kind, net, a.prefix_len, dev, a, a.metric));
+        }
+        if a.prefix_len < 31 {
+            let b = net_broadcast(net, a.prefix_len);
+            out.push(magic(RouteType::Broadcast, b, 32, dev, a, 0));
+        }
+    }
+    out
+}
+
+/// `fib_add_ifaddr`.
+fn fib_add_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
+    let up = ns.devs.get(dev).is_some_and(super::Device::is_up);
+    for r in ifaddr_routes(ns, dev, a, up) {
+        let how = How { create: true, excl: false, replace: false, append: true };
+        if ns.fib.table_mut(Family::V4, r.table).insert(r.clone(), how).is_ok() {
+            ns.notify.push(Notify::RouteNew(Box::new(r)));
+        }
+    }
+}
+
+/// `fib_del_ifaddr`: what no other address still needs.
+fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
+    let needed: Vec<FibEntry> = ns
+        .devs
+        .get(dev)
+        .map(|d| d.addrs.clone())
+        .unwrap_or_default()
+        .iter()
+        .flat_map(|o| ifaddr_routes(ns, dev, o, true))
+        .collect();
+    for r in ifaddr_routes(ns, dev, a, true) {
+        if needed.iter().any(|n| n.dst == r.dst && n.dst_len == r.dst_len && n.kind == r.kind) {
+            continue;
+        }
+        let t = ns.fib.table_mut(Family::V4, r.table);
+        let same = |e: &FibEntry| {
+            e.kind == r.kind
+                && e.prefsrc == r.prefsrc
+                && e.nexthops == r.nexthops
+                && e.protocol == proto::KERNEL
+        };
+        if let Ok(e) = t.remove(r.dst, r.dst_len, same) {
+            ns.notify.push(Notify::RouteDel(Box::new(e)));
+        }
+    }
+    // Routes that preferred the address as source go with it (fib_sync_down_addr).
+    let local = a.local;
+    let still = ns.devs.iter().flat_map(|d| &d.addrs).any(|o| o.local == local);
+    if !still {
+        remove_routes(ns, |e| e.prefsrc == Some(local));
+    }
+    // The last address of the device takes all its IPv4 routes along (fib_disable_ip, forced).
+    let none = ns.devs.get(dev).is_none_or(|d| !d.addrs.iter().any(|a| matches!(a.local, IpAddr::V4(_))));
+    if none {
+        remove_routes(ns, |e| Family::of(e.dst) == Family::V4 && e.nexthops.iter().any(|n| n.dev == dev));
+    }
+}
+
+/// Removes routes of all tables for which `gone` holds, with notifications.
+pub fn remove_routes(ns: &mut Namespace, gone: impl Fn(&FibEntry) -> bool) {
+    for family in [Family::V4, Family::V6] {
+        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
+        for id in ids {
+            for e in ns.fib.table_mut(family, id).retain(&gone) {
+                ns.notify.push(Notify::RouteDel(Box::new(e)));
+            }
+        }
+    }
+}
+
+/// A device went up: `lo` gets 127.0.0.1, address routes return (`inetdev_event`, `fib_netdev_event`).
+pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
+    let Some(d) = ns.devs.get(dev) else { return };
+    let v4: Vec<IfAddr> = d.addrs.iter().filter(|a| matches!(a.local, IpAddr::V4(_))).cloned().collect();
+    if d.is_loopback() && v4.is_empty() {
+        let a = IfAddr {
+            scope: scope::HOST,
+            flags: ifa_f::PERMANENT,
+            ..IfAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8)
+        };
+        let _ = inet_insert_ifa(ns, dev, a);
+    }
+    for a in &v4 {
+        fib_add_ifaddr(ns, dev, a);
+    }
+    crate::ipv6::addrconf::dev_up(ns, dev);
+}
+
+/// A device went down: its routes go, except those to its own addresses; neighbours are forgotten.
+pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
+    crate::ipv6::addrconf::dev_down(ns, dev);
+    remove_routes(ns, |e| {
+        Family::of(e.dst) == Family::V4
+            && e.kind != RouteType::Local
+            && e.nexthops.iter().any(|n| n.dev == dev)
+    });
+    ns.neigh.flush_dev(&mut ns.env, dev, false);
+}
+
+/// The carrier of a device that is up changed: next hops are marked `linkdown` or cleared
+/// (`fib_sync_down_dev`, `fib_sync_up`).
+pub fn carrier_changed(ns: &mut Namespace, dev: IfIndex, on: bool) {
+    const RTNH_F_LINKDOWN: u8 = 16;
+    for family in [Family::V4, Family::V6] {
+        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
+        for id in ids {
+            ns.fib.table_mut(family, id).for_each_nexthop(dev, |n| {
+                n.flags = if on { n.flags & !RTNH_F_LINKDOWN } else { n.flags | RTNH_F_LINKDOWN };
+            });
+        }
+    }
+    if !on {
+        ns.neigh.flush_dev(&mut ns.env, dev, true);
+    }
+    crate::ipv6::addrconf::carrier_changed(ns, dev, on);
+}
+
+/// Removes all addresses of a device that leaves the namespace.
+pub fn flush_addrs(ns: &mut Namespace, dev: IfIndex) {
+    let all: Vec<(IpAddr, u8)> = ns
+        .devs
+        .get(dev)
+        .map(|d| d.addrs.iter().map(|a| (a.local, a.prefix_len)).collect())
+        .unwrap_or_default();
+    for (a, len) in all {
+        match a {
+            IpAddr::V4(_) => {
+                let _ = inet_del_ifa(ns, dev, a, Some(len));
+            }
+            IpAddr::V6(_) => {
+                let _ = crate::ipv6::addrconf::inet6_addr_del(ns, dev, a, Some(len));
+            }
+        }
+    }
+    remove_routes(ns, |e| e.nexthops.iter().any(|n| n.dev == dev));
+}
+
+/// `net.ipv4.ip_forward`: sets `forwarding` of every device, `all` and `default` (`inet_forward_change`).
+pub fn inet_forward_change(ns: &mut Namespace, on: bool) {
+    use ferronet_core::Sysctl;
+    use ferronet_core::sysctl::Conf4;
+    let v = i32::from(on);
+    ns.env.sysctl.set(Sysctl::IpForward, i64::from(on));
+    ns.conf.all4.0[Conf4::Forwarding as usize] = v;
+    ns.conf.default4.0[Conf4::Forwarding as usize] = v;
+    for d in ns.devs.iter_mut() {
+        d.conf4.0[Conf4::Forwarding as usize] = v;
+    }
+    ns.devs.generation += 1;
+}
