@@ -4,8 +4,8 @@ use bitflags::bitflags;
 use bytes::Bytes;
 use ferronet_core::{Errno, IfIndex, Instant, NsId, Packet};
 use ferronet_stack::World;
-use hashbrown::HashMap;
 use slotmap::{SlotMap, new_key_type};
+use std::collections::BTreeMap;
 
 use crate::netlink::NetlinkSock;
 use crate::socket::InetSock;
@@ -142,7 +142,7 @@ pub struct Kernel {
     pub world: World,
     pub(crate) files: SlotMap<SockId, OpenFile>,
     pub(crate) events: Vec<(SockId, Ready)>,
-    by_cookie: HashMap<u64, NsId>,
+    by_cookie: BTreeMap<u64, NsId>,
 }
 
 /// `SOCK_STREAM` and its like (`linux/net.h`).
@@ -171,7 +171,7 @@ impl Kernel {
             world: World::new(cfg.seed, cfg.wall_offset),
             files: SlotMap::with_key(),
             events: Vec::new(),
-            by_cookie: HashMap::default(),
+            by_cookie: BTreeMap::new(),
         }
     }
 
