@@ -62,8 +62,9 @@ pub struct Caller<'a> {
     pub pid: u32,
     /// User id, as the program sees it.
     pub uid: u32,
-    /// Finds the namespace that a descriptor or process stands for.
-    pub resolve_ns: &'a mut dyn FnMut(NsRef) -> Option<NsId>,
+    /// Finds the namespace that a descriptor or process stands for: its cookie, as for [`Kernel::ns_create`]. Call it
+    /// through [`Kernel::ns_resolve`], which makes a namespace that was never seen before.
+    pub resolve_ns: &'a mut dyn FnMut(NsRef) -> Option<u64>,
 }
 
 /// Arguments of `sendmsg`.
@@ -189,6 +190,18 @@ impl Kernel {
     #[must_use]
     pub fn ns_by_cookie(&self, cookie: u64) -> Option<NsId> {
         self.by_cookie.get(&cookie).copied()
+    }
+
+    /// The cookie of a namespace.
+    #[must_use]
+    pub fn ns_cookie(&self, ns: NsId) -> Option<u64> {
+        self.by_cookie.iter().find(|(_, v)| **v == ns).map(|(k, _)| *k)
+    }
+
+    /// The namespace a caller names by descriptor or process; made when it was never seen before.
+    pub fn ns_resolve(&mut self, c: &mut Caller<'_>, r: NsRef) -> Option<NsId> {
+        let cookie = (c.resolve_ns)(r)?;
+        self.ns_by_cookie(cookie).or_else(|| self.ns_create(cookie).ok())
     }
 
     /// Ends a namespace with its sockets.
