@@ -4,6 +4,7 @@
 mod args;
 mod lab;
 mod tool;
+mod trace;
 mod units;
 
 use args::{Cli, Command};

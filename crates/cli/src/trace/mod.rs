@@ -1,0 +1,4 @@
+//! `ferronet trace`: the packets' ways.
+
+pub(crate) mod dissect;
+pub(crate) mod filter;
