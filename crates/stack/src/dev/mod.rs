@@ -310,6 +310,7 @@ impl Device {
 }
 
 pub mod addr_ops;
+pub mod flows;
 pub mod gso;
 pub mod netem;
 pub mod rx;
