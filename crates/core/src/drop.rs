@@ -68,7 +68,7 @@ drop_reasons! {
     IpFragFail: Some(M::IpFragFails), "could not be fragmented", "";
     IpNoProto: Some(M::IpInUnknownProtos), "no handler for this IP protocol", "";
     IpRedirectLoop: None, "the packet would go back to its sender", "";
-    FragOverlap: Some(M::IpExtReasmOverlaps), "fragments overlap", "";
+    FragOverlap: None, "fragments overlap", "";
     FragDuplicate: None, "this fragment was here already", "";
     FragTimeout: None, "reassembly did not finish in time", "net.ipv4.ipfrag_time";
     FragMemory: None, "reassembly memory is used up", "net.ipv4.ipfrag_high_thresh";

@@ -114,7 +114,7 @@ pub struct Meta {
     pub gso: Gso,
     /// Class of the link destination.
     pub pkt_type: PktType,
-    /// Path MTU behaviour of the sender: never fragment locally (`skb->ignore_df` is its opposite).
+    /// Fragment locally even though DF is set (`skb->ignore_df`); the path MTU rules of the sender decide.
     pub ignore_df: bool,
     /// Passed `ip_forward` (IPSKB_FORWARDED).
     pub forwarded: bool,

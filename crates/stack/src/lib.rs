@@ -5,6 +5,7 @@
 
 pub mod dev;
 pub mod fib;
+pub mod inet_frag;
 pub mod ipv4;
 pub mod ipv6;
 pub mod neigh;

@@ -6,6 +6,7 @@ use ferronet_netfilter::Netfilter;
 
 use crate::dev::Devices;
 use crate::fib::Fib;
+use crate::inet_frag::FragTable;
 use crate::ipv4::icmp::IcmpLimits;
 use crate::neigh::NeighTable;
 use crate::notify::Notifications;
@@ -67,6 +68,8 @@ pub struct Namespace {
     pub icmp: IcmpLimits,
     /// Learned path MTUs.
     pub pmtu: PmtuCache,
+    /// Reassembly queues.
+    pub frags: FragTable,
 }
 
 impl Namespace {
@@ -80,6 +83,7 @@ impl Namespace {
         let fib = Fib::new();
         let icmp = IcmpLimits::new(&mut env.rng);
         let pmtu = PmtuCache::new(&mut env.rng);
+        let frags = FragTable::new(&mut env.rng);
         Namespace {
             id,
             env,
@@ -91,6 +95,7 @@ impl Namespace {
             notify: Notifications::default(),
             icmp,
             pmtu,
+            frags,
         }
     }
 }

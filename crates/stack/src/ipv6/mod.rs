@@ -5,3 +5,4 @@ pub mod icmp;
 pub mod input;
 pub mod ndisc;
 pub mod output;
+pub mod reassembly;
