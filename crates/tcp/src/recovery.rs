@@ -211,6 +211,11 @@ impl Tcb {
         self.rec.undo_retrans = if self.rec.retrans_out > 0 { self.rec.retrans_out as i32 } else { -1 };
     }
 
+    /// Loss was detected without an ACK.
+    pub(crate) fn enter_recovery_by_timer(&mut self, cx: &mut Cx<'_>) {
+        self.enter_recovery(cx, false);
+    }
+
     fn enter_recovery(&mut self, cx: &mut Cx<'_>, ece: bool) {
         cx.inc(if self.sack_on { Mib::TcpExtTCPSackRecovery } else { Mib::TcpExtTCPRenoRecovery });
         self.rec.prior_ssthresh = 0;
@@ -266,7 +271,8 @@ impl Tcb {
             self.rec.sacked_out = 0;
         }
         // Only what was sent a timeout ago is lost for sure; younger segments may still be on their way.
-        let limit = core::time::Duration::from_micros(u64::from(self.rec.rack.rtt_us)) + self.rack_reo_wnd(cx);
+        let limit =
+            core::time::Duration::from_micros(u64::from(self.rec.rack.rtt_us)) + self.rack_reo_wnd(cx);
         let rack_ok = self.sack_on && self.rec.rack.rtt_us > 0 && !reneging;
         let rec = &mut self.rec;
         for (i, s) in self.txq.iter_mut().enumerate() {
@@ -481,7 +487,7 @@ impl Tcb {
                     if self.try_undo_recovery(cx, a) {
                         return;
                     }
-                    self.end_recovery();
+                    self.end_cwnd_reduction();
                 }
                 CaState::Open | CaState::Disorder | CaState::Loss => {}
             }
@@ -539,13 +545,6 @@ impl Tcb {
             }
         }
         self.rec.rexmit = Rexmit::Lost;
-    }
-
-    fn end_recovery(&mut self) {
-        // The state is Open already; the window still has to come down to the threshold.
-        if self.w.ssthresh < INFINITE_SSTHRESH && self.rec.undo_marker != 0 {
-            self.w.cwnd = self.w.ssthresh;
-        }
     }
 
     /// An ACK after a timeout (`tcp_process_loss`, RFC 5682 §3 with SACK).

@@ -83,6 +83,7 @@ impl TxQueue {
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut TxSeg> {
         self.segs.iter_mut()
     }
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &TxSeg> {
         self.segs.iter()
     }

@@ -20,8 +20,8 @@ use ferronet_core::time::{Duration, Instant};
 use ferronet_core::{Errno, Mib};
 use ferronet_wire::tcp::{SeqNr, TcpFlags};
 
-use crate::cong::{Congestion, Cwnd};
 use crate::config::SockOpts;
+use crate::cong::{Congestion, Cwnd};
 use crate::rtt::Rtt;
 use crate::segment::{Cx, Payload};
 use crate::timers::Timers;
@@ -127,8 +127,6 @@ pub(crate) struct Snd {
     pub(crate) wl1: u64,
     /// End of the last segment below the MSS (Minshall's Nagle).
     pub(crate) sml: u64,
-    /// End of the data to which PSH was given.
-    pub(crate) pushed: u64,
     /// End of urgent data; 0 for none.
     pub(crate) up: u64,
     /// Peer's window in bytes, and the largest seen.

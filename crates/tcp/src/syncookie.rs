@@ -36,7 +36,14 @@ pub type Flow = [u64; 5];
 
 /// Encodes a cookie. Returns it and the MSS it stands for: the largest table entry not above `mss`.
 #[must_use]
-pub fn encode(key: [u64; 2], flow: Flow, peer_isn: u32, mss: u16, table: &[u16; 4], now: Instant) -> (u32, u16) {
+pub fn encode(
+    key: [u64; 2],
+    flow: Flow,
+    peer_isn: u32,
+    mss: u16,
+    table: &[u16; 4],
+    now: Instant,
+) -> (u32, u16) {
     let index = table.iter().rposition(|&m| m <= mss).unwrap_or(0);
     let count = minutes(now);
     let low = cookie_hash(key, flow, count, 1).wrapping_add(index as u32) & COOKIE_MASK;
@@ -49,7 +56,14 @@ pub fn encode(key: [u64; 2], flow: Flow, peer_isn: u32, mss: u16, table: &[u16; 
 
 /// Checks the cookie of a final ACK (`cookie` = ack - 1, `peer_isn` = seq - 1) and returns the MSS in it.
 #[must_use]
-pub fn decode(key: [u64; 2], flow: Flow, peer_isn: u32, cookie: u32, table: &[u16; 4], now: Instant) -> Option<u16> {
+pub fn decode(
+    key: [u64; 2],
+    flow: Flow,
+    peer_isn: u32,
+    cookie: u32,
+    table: &[u16; 4],
+    now: Instant,
+) -> Option<u16> {
     let rest = cookie.wrapping_sub(cookie_hash(key, flow, 0, 0)).wrapping_sub(peer_isn);
     let count = minutes(now);
     let age = count.wrapping_sub(rest >> COOKIE_BITS) & (u32::MAX >> COOKIE_BITS);
@@ -126,7 +140,9 @@ mod tests {
     fn guesses_do_not_pass() {
         let mut rng = ferronet_core::rng::Rng::new(3);
         let hits = (0..100_000)
-            .filter(|_| decode(KEY, FLOW, 1, rng.next_u32(), &MSS_TABLE_V4, Instant::from_millis(1)).is_some())
+            .filter(|_| {
+                decode(KEY, FLOW, 1, rng.next_u32(), &MSS_TABLE_V4, Instant::from_millis(1)).is_some()
+            })
             .count();
         assert_eq!(hits, 0);
     }

@@ -1,4 +1,4 @@
-//! CUBIC (RFC 9438) with HyStart's delay detection for leaving slow start.
+//! CUBIC (RFC 9438) with HyStart (both detections) for leaving slow start.
 //!
 //! Integer arithmetic: windows in segments, times in milliseconds. With C = 0.4 a time of `t` ms from the
 //! plateau means `t^3 / 2.5e9` segments.
@@ -18,6 +18,8 @@ const ALPHA: u64 = 542;
 /// HyStart: fewest RTT samples in a round, smallest window, bounds of the delay step.
 const HYSTART_MIN_SAMPLES: u8 = 8;
 const HYSTART_LOW_WINDOW: u32 = 16;
+/// ACKs further apart than this end a train.
+const HYSTART_ACK_DELTA: Duration = Duration::from_millis(2);
 const HYSTART_DELAY_MIN: Duration = Duration::from_millis(4);
 const HYSTART_DELAY_MAX: Duration = Duration::from_millis(16);
 
@@ -40,6 +42,9 @@ pub struct Cubic {
     delay_min: u32,
     curr_rtt: u32,
     round_end: u64,
+    /// When this round began, and its last ACK of the unbroken train.
+    round_start: Instant,
+    train_at: Instant,
     samples: u8,
     found: bool,
 }
@@ -54,11 +59,8 @@ impl Cubic {
     pub(super) fn ssthresh(&mut self, cwnd: u32) -> u32 {
         self.epoch = Instant::ZERO;
         self.cwnd_prior = cwnd;
-        self.w_max = if cwnd < self.w_max {
-            (u64::from(cwnd) * (SCALE + BETA) / (2 * SCALE)) as u32
-        } else {
-            cwnd
-        };
+        self.w_max =
+            if cwnd < self.w_max { (u64::from(cwnd) * (SCALE + BETA) / (2 * SCALE)) as u32 } else { cwnd };
         ((u64::from(cwnd) * BETA / SCALE) as u32).max(2)
     }
 
@@ -105,7 +107,8 @@ impl Cubic {
         let off = t.abs_diff(k).min(1_000_000);
         let delta = ((u128::from(off) * u128::from(off) * u128::from(off)) / u128::from(INV_C)) as u64;
         let delta = delta.min(u64::from(u32::MAX / 2)) as u32;
-        let target = if t < k { self.origin.saturating_sub(delta) } else { self.origin.saturating_add(delta) };
+        let target =
+            if t < k { self.origin.saturating_sub(delta) } else { self.origin.saturating_add(delta) };
         // §4.4: target is clamped to [cwnd, 1.5 cwnd].
         let target = target.min(cwnd.saturating_add(cwnd / 2).max(cwnd + 1));
         let mut cnt = if target > cwnd { cwnd / (target - cwnd) } else { cwnd.saturating_mul(100) };
@@ -136,17 +139,29 @@ impl Cubic {
             self.round_end = a.nxt;
             self.curr_rtt = u32::MAX;
             self.samples = 0;
+            self.round_start = a.now;
+            self.train_at = a.now;
+        }
+        if w.cwnd < HYSTART_LOW_WINDOW || w.ssthresh != INFINITE_SSTHRESH {
+            return;
+        }
+        // ACK train: closely spaced ACKs for half of the least RTT mean that the pipe is full.
+        if a.now - self.train_at <= HYSTART_ACK_DELTA {
+            self.train_at = a.now;
+            if (a.now - self.round_start).as_micros() as u64 > u64::from(self.delay_min / 2) {
+                self.found = true;
+                w.ssthresh = w.cwnd;
+                return;
+            }
         }
         if self.samples < HYSTART_MIN_SAMPLES {
             self.curr_rtt = self.curr_rtt.min(us);
             self.samples += 1;
             return;
         }
-        let step = Duration::from_micros(u64::from(self.delay_min >> 3)).clamp(HYSTART_DELAY_MIN, HYSTART_DELAY_MAX);
-        if w.cwnd >= HYSTART_LOW_WINDOW
-            && w.ssthresh == INFINITE_SSTHRESH
-            && u64::from(self.curr_rtt) > u64::from(self.delay_min) + step.as_micros() as u64
-        {
+        let step =
+            Duration::from_micros(u64::from(self.delay_min >> 3)).clamp(HYSTART_DELAY_MIN, HYSTART_DELAY_MAX);
+        if u64::from(self.curr_rtt) > u64::from(self.delay_min) + step.as_micros() as u64 {
             self.found = true;
             w.ssthresh = w.cwnd;
         }
