@@ -1,0 +1,212 @@
+//! Thin safe wrappers around the system calls of the edge that rustix does not cover.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Turns a C return value into a result.
+pub(crate) fn cvt(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+/// Turns a C return value that is a new descriptor into an owned one.
+pub(crate) fn cvt_fd(ret: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = cvt(ret)?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The error number of an I/O error, EIO when it has none.
+pub(crate) fn errno_of(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64)
+}
+
+/// A pair of connected AF_UNIX sockets, close-on-exec; `ty` is SOCK_STREAM or SOCK_SEQPACKET; the first end is non-blocking.
+pub(crate) fn socketpair(ty: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1i32; 2];
+    // SAFETY: `fds` is an array of two ints, as socketpair(2) wants.
+    cvt(unsafe { libc::socketpair(libc::AF_UNIX, ty | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) }.into())?;
+    let [a, b] = fds;
+    // SAFETY: both descriptors are new and ours alone.
+    let pair = unsafe { (OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)) };
+    set_nonblocking(&pair.0)?;
+    Ok(pair)
+}
+
+/// Sets O_NONBLOCK on the open file.
+pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: F_SETFL takes an int and no memory.
+    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
+    Ok(())
+}
+
+/// O_NONBLOCK and the access mode of an open file (F_GETFL).
+pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> i32 {
+    // SAFETY: F_GETFL takes no memory.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }.max(0)
+}
+
+/// Reads an integer socket option; `None` when `fd` is no socket.
+pub(crate) fn getsockopt_u64(fd: BorrowedFd<'_>, name: i32) -> Option<u64> {
+    let mut val = 0u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).ok()?;
+    // SAFETY: `val` and `len` are valid for writes and `len` is the size of `val`.
+    let r = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, std::ptr::from_mut(&mut val).cast(), &mut len)
+    };
+    (r == 0).then_some(val)
+}
+
+/// SO_COOKIE: the identity of an open socket across dup, fork and SCM_RIGHTS.
+pub(crate) fn cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    getsockopt_u64(fd, libc::SO_COOKIE)
+}
+
+/// setsockopt with an opaque value on a native socket.
+pub(crate) fn setsockopt_raw(fd: BorrowedFd<'_>, level: i32, name: i32, val: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length describe `val`.
+    let r = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, name, val.as_ptr().cast(), val.len() as libc::socklen_t)
+    };
+    cvt(r.into()).map(drop)
+}
+
+/// Sets SO_SNDBUF (bytes, the kernel doubles it); too large a value is silently cut to wmem_max.
+pub(crate) fn set_sndbuf(fd: BorrowedFd<'_>, bytes: i32) {
+    let v = bytes.to_ne_bytes();
+    if setsockopt_raw(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &v).is_err() {
+        let _ = setsockopt_raw(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &v);
+    }
+}
+
+/// Inode number of an open file.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstat(fd).map(|s| s.st_ino).unwrap_or(0)
+}
+
+/// send(2) that never blocks and never raises SIGPIPE.
+pub(crate) fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `data`.
+    let r = unsafe {
+        libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    cvt(r as libc::c_long).map(|n| n as usize)
+}
+
+/// recv(2) that never blocks, into uninitialised space; returns the number of bytes written.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buf`; the kernel only writes.
+    let r = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+    cvt(r as libc::c_long).map(|n| n as usize)
+}
+
+/// recv(2) that never blocks, into a byte slice.
+pub(crate) fn recv_bytes(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `buf`; initialised bytes stay initialised.
+    let r = unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+    cvt(r as libc::c_long).map(|n| n as usize)
+}
+
+/// writev to a socket that never blocks and never raises SIGPIPE; at most 64 slices are taken.
+pub(crate) fn sendv(fd: BorrowedFd<'_>, slices: &[&[u8]]) -> io::Result<usize> {
+    let mut iov = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 64];
+    let mut n = 0;
+    for (v, s) in iov.iter_mut().zip(slices) {
+        *v = libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() };
+        n += 1;
+    }
+    // SAFETY: msghdr is plain data for which zero is valid.
+    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
+    m.msg_iov = iov.as_mut_ptr();
+    m.msg_iovlen = n;
+    // SAFETY: the message points to `n` slices that outlive the call; sendmsg only reads them.
+    let r = unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    cvt(r as libc::c_long).map(|n| n as usize)
+}
+
+/// shutdown(2).
+pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: i32) {
+    // SAFETY: no memory is involved.
+    let _ = unsafe { libc::shutdown(fd.as_raw_fd(), how) };
+}
+
+/// Sends one byte string with descriptors (SCM_RIGHTS); at most 16 descriptors.
+pub(crate) fn send_fds(fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    let mut control = [0u64; 16];
+    let bytes = size_of_val(fds);
+    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: msghdr is plain data for which zero is valid.
+    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
+    m.msg_iov = &mut iov;
+    m.msg_iovlen = 1;
+    if !fds.is_empty() {
+        // SAFETY: pure arithmetic.
+        let space = unsafe { libc::CMSG_SPACE(bytes as u32) } as usize;
+        if space > size_of_val(&control) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        m.msg_control = control.as_mut_ptr().cast();
+        m.msg_controllen = space as _;
+        // SAFETY: the control buffer is aligned, large enough for one header and `bytes` of data.
+        unsafe {
+            let c = libc::CMSG_FIRSTHDR(&m);
+            (*c).cmsg_level = libc::SOL_SOCKET;
+            (*c).cmsg_type = libc::SCM_RIGHTS;
+            (*c).cmsg_len = libc::CMSG_LEN(bytes as u32) as _;
+            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(c), bytes);
+        }
+    }
+    // SAFETY: all pointers in the message are valid for the call.
+    cvt(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_NOSIGNAL) } as libc::c_long).map(drop)
+}
+
+/// Receives bytes and descriptors; returns the byte count (0: end of file) and the descriptors, all close-on-exec.
+pub(crate) fn recv_fds(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = [0u64; 16];
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: msghdr is plain data for which zero is valid.
+    let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
+    m.msg_iov = &mut iov;
+    m.msg_iovlen = 1;
+    m.msg_control = control.as_mut_ptr().cast();
+    m.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: all pointers in the message are valid for writes of the lengths given.
+    let n = cvt(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut m, flags | libc::MSG_CMSG_CLOEXEC) } as libc::c_long)?;
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled msg_controllen bytes of well-formed control messages.
+    unsafe {
+        let mut c = libc::CMSG_FIRSTHDR(&m);
+        while !c.is_null() {
+            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
+                let count = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let data = libc::CMSG_DATA(c).cast::<RawFd>();
+                for i in 0..count {
+                    fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            c = libc::CMSG_NXTHDR(&m, c);
+        }
+    }
+    Ok((n as usize, fds))
+}
+
+/// Raises the soft RLIMIT_NOFILE to the hard one; returns (old soft, hard).
+pub(crate) fn raise_nofile() -> (u64, u64) {
+    let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `l` is a valid rlimit.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut l) != 0 {
+            return (1024, 1024);
+        }
+        let up = libc::rlimit { rlim_cur: l.rlim_max, rlim_max: l.rlim_max };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &up);
+    }
+    (l.rlim_cur, l.rlim_max)
+}
