@@ -1,0 +1,257 @@
+//! TCP sockets: pumping bytes between the program's socket pair and the stack, with back pressure both ways.
+
+use std::os::fd::AsFd;
+
+use ferronet_linux::{Errno, Ready, SockId};
+
+use crate::obj::{Key, Phase};
+use crate::os;
+use crate::poller::bits;
+use crate::supervisor::Supervisor;
+
+/// Reads per turn before other work gets its chance.
+const BUDGET: usize = 16;
+/// Most bytes moved to the program per step.
+const CHUNK: usize = 256 * 1024;
+/// Send buffer of both ends of a connected pair, bytes (the kernel doubles it).
+pub(crate) const SNDBUF: i32 = 512 * 1024;
+
+impl Supervisor {
+    /// Something happened at our end of a stream.
+    pub(crate) fn stream_event(&mut self, key: Key, ev: u32) {
+        let Some((_, st, _)) = self.objects.stream(key) else { return };
+        if ev & bits::HUP != 0 {
+            st.closing = true;
+            if ev & bits::ERR != 0 {
+                // Closed with unread data: Linux answers with RST (tcp_close, 6.18).
+                st.abort = true;
+            }
+        }
+        if ev & bits::OUT != 0 && st.in_blocked {
+            st.in_blocked = false;
+            self.pump_in(key);
+        }
+        self.pump_out(key);
+    }
+
+    /// The stack has an event for the stream.
+    pub(crate) fn stream_ready(&mut self, key: Key, r: Ready) {
+        let Some((_, st, _)) = self.objects.stream(key) else { return };
+        match st.phase {
+            Phase::Connecting { .. } => self.connect_event(key, r),
+            Phase::Listening { .. } => self.listener_ready(key, r),
+            Phase::Open => {
+                if r.intersects(Ready::IN | Ready::HUP | Ready::RDHUP | Ready::ERR) {
+                    self.pump_in(key);
+                }
+                if r.intersects(Ready::OUT | Ready::ERR | Ready::HUP) {
+                    self.pump_out(key);
+                }
+            }
+            Phase::Fresh | Phase::Dead => {}
+        }
+    }
+
+    /// Program to stack.
+    pub(crate) fn pump_out(&mut self, key: Key) {
+        for _ in 0..BUDGET {
+            let Some((sock, st, mine)) = self.objects.stream(key) else { return };
+            let Some(mine) = mine else { return };
+            match st.phase {
+                Phase::Open => {}
+                // Filling, or tokens' other side: nothing of the program's is in the queue.
+                Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Fresh if st.closing => {
+                    self.stream_close(key);
+                    return;
+                }
+                Phase::Fresh => {
+                    // Written before connect(): Linux would have said EPIPE.
+                    let _ = self.bufs.read(mine.as_fd());
+                    return;
+                }
+                Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Dead => return,
+            }
+            let data = match st.out.take() {
+                Some(d) => d,
+                None => match self.bufs.read(mine.as_fd()) {
+                    Ok(d) if d.is_empty() => {
+                        self.stream_end(key);
+                        return;
+                    }
+                    Ok(d) => d,
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                        self.out_drained(key);
+                        return;
+                    }
+                    Err(_) => {
+                        // ECONNRESET: the program closed with unread data; what it had written is lost as on Linux.
+                        if let Some((_, st, _)) = self.objects.stream(key) {
+                            st.abort = true;
+                        }
+                        self.stream_close(key);
+                        return;
+                    }
+                },
+            };
+            if !self.out_send(key, sock, data) {
+                return;
+            }
+        }
+    }
+
+    /// Hands `data` to the stack; false when the pump has to stop.
+    fn out_send(&mut self, key: Key, sock: SockId, data: bytes::Bytes) -> bool {
+        let len = data.len();
+        let rest = match self.kernel.stream_send(sock, data.clone()) {
+            Ok(n) if n >= len => return true,
+            Ok(n) => data.slice(n..),
+            Err(Errno::EAGAIN) => data,
+            Err(e) => {
+                self.stream_fail(key, e);
+                return false;
+            }
+        };
+        let Some((_, st, _)) = self.objects.stream(key) else { return false };
+        st.out = Some(rest);
+        self.refresh(key);
+        false
+    }
+
+    /// All that the program wrote is with the stack.
+    fn out_drained(&mut self, key: Key) {
+        let Some((sock, st, _)) = self.objects.stream(key) else { return };
+        if st.shut_wr {
+            st.shut_wr = false;
+            self.kernel.shutdown(sock, libc::SHUT_WR);
+        }
+        self.refresh(key);
+    }
+
+    /// End of file from the program: it closed (shutdown is a call of its own and never reaches our end).
+    fn stream_end(&mut self, key: Key) {
+        let Some((_, st, _)) = self.objects.stream(key) else { return };
+        st.closing = true;
+        self.stream_close(key);
+    }
+
+    /// Stack to program.
+    pub(crate) fn pump_in(&mut self, key: Key) {
+        // Ends: the stack does not run meanwhile, and the pair's buffer is finite.
+        loop {
+            let Some((sock, st, mine)) = self.objects.stream(key) else { return };
+            if st.in_blocked || st.in_eof || st.closing {
+                break;
+            }
+            let Some(mine) = mine else { return };
+            let fd = mine.as_fd();
+            let (mut blocked, mut broken, mut asked) = (false, false, false);
+            let r = self.kernel.stream_recv(sock, CHUNK, &mut |slices| {
+                asked = true;
+                let want: usize = slices.iter().take(64).map(|s| s.len()).sum();
+                match os::sendv(fd, slices) {
+                    Ok(n) => {
+                        blocked = n < want;
+                        n
+                    }
+                    Err(e) => {
+                        blocked = e.kind() == std::io::ErrorKind::WouldBlock;
+                        broken = !blocked;
+                        0
+                    }
+                }
+            });
+            match r {
+                Ok(0) if !asked => {
+                    os::shutdown(fd, libc::SHUT_WR);
+                    st.in_eof = true;
+                }
+                // The program is gone; its HUP is on the way.
+                Ok(_) if broken => break,
+                Ok(_) if blocked => {
+                    st.in_blocked = true;
+                    break;
+                }
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(e) => {
+                    self.stream_fail(key, e);
+                    return;
+                }
+            }
+        }
+        self.refresh(key);
+    }
+
+    /// Recomputes what we wait for at our end.
+    pub(crate) fn refresh(&mut self, key: Key) {
+        let Some((_, st, _)) = self.objects.stream(key) else { return };
+        let mut want = if st.in_blocked { bits::OUT } else { 0 };
+        if st.out.is_none() {
+            want |= bits::IN;
+        } else {
+            // Edge-triggered, or a hang-up that cannot be served yet would spin.
+            want |= bits::ET;
+        }
+        self.set_interest(key, want);
+    }
+
+    /// The connection failed or was reset: the program sees the end of it, ECONNRESET where Linux would say so.
+    pub(crate) fn stream_fail(&mut self, key: Key, e: Errno) {
+        let Some(o) = self.objects.get_mut(key) else { return };
+        let (owner, cookie) = (o.owner, o.cookie);
+        if e == Errno::ECONNRESET || e == Errno::ETIMEDOUT || e == Errno::EHOSTUNREACH || e == Errno::ENETUNREACH {
+            // A byte left unread in our queue makes the kernel report ECONNRESET to the program when we close.
+            if let Ok(theirs) = self.tasks.getfd(owner.0, owner.1 as i32)
+                && os::cookie(theirs.as_fd()) == Some(cookie)
+            {
+                let _ = os::send(theirs.as_fd(), b"!");
+            }
+        }
+        self.kill_end(key);
+    }
+
+    /// Closes our end; the object stays for SO_ERROR and friends until too many are dead or the session ends.
+    pub(crate) fn kill_end(&mut self, key: Key) {
+        let Some((_, st, mine)) = self.objects.stream(key) else { return };
+        let closing = st.closing;
+        st.phase = Phase::Dead;
+        st.out = None;
+        if let Some(fd) = mine.take() {
+            self.poller.remove(fd.as_fd());
+        }
+        if closing {
+            self.forget(key);
+        } else if let Some(old) = self.objects.bury(key) {
+            self.forget(old);
+        }
+    }
+
+    /// The program closed its last descriptor: flush, then close the stack's socket.
+    pub(crate) fn stream_close(&mut self, key: Key) {
+        let Some((sock, st, _)) = self.objects.stream(key) else { return };
+        if st.abort {
+            st.out = None;
+            // struct linger { 1, 0 }: close() sends RST.
+            let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+            let _ = self.as_edge(|k, c| k.setsockopt(c, sock, libc::SOL_SOCKET, libc::SO_LINGER, &linger));
+        }
+        self.forget(key);
+    }
+
+    /// Closes everything of an object.
+    pub(crate) fn forget(&mut self, key: Key) {
+        self.drop_waiters(key);
+        let Some(o) = self.objects.remove(key) else { return };
+        if let Some(mine) = &o.mine {
+            self.poller.remove(mine.as_fd());
+        }
+        if let crate::obj::Body::Stream(_, st) = &o.body {
+            for (accepted, _) in &st.stash {
+                self.kernel.close(*accepted);
+            }
+        }
+        if let Some(sock) = o.sock() {
+            self.kernel.close(sock);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The supervisor: one thread, one epoll, one stack; serves every program of the session.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ferronet_core::time::Instant;
+use ferronet_linux::{Caller, Errno, Kernel, NsId, NsRef, Ready, SockId};
+
+use crate::error::{HostError, Result};
+use crate::nswatch::NsWatch;
+use crate::obj::{Body, Key, Object, Objects};
+use crate::os;
+use crate::poller::{Poller, Token, bits};
+use crate::seccomp::{self, Notif, Slot};
+use crate::task::Tasks;
+use crate::{join, sys};
+
+/// What a handler wants done with a call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Return this value.
+    Ret(i64),
+    /// Fail with this errno.
+    Err(i32),
+    /// Not ours: let the kernel run the call.
+    Continue,
+    /// Already answered (a descriptor was injected), or cancelled.
+    Done,
+    /// Would block: try again when the object has an event, at the latest at this CLOCK_MONOTONIC nanosecond.
+    Park(Key, Option<u64>),
+}
+
+impl From<i32> for Answer {
+    fn from(errno: i32) -> Self {
+        Self::Err(errno)
+    }
+}
+
+impl From<Errno> for Answer {
+    fn from(e: Errno) -> Self {
+        Self::Err(i32::from(e.0))
+    }
+}
+
+/// One call being served.
+pub(crate) struct Call {
+    /// The call itself.
+    pub(crate) n: Notif,
+    /// Index of the listener it came from.
+    pub(crate) listener: u32,
+    /// Set when the call was parked before: its object.
+    pub(crate) parked: Option<Key>,
+    /// The deadline fixed when it was first parked.
+    pub(crate) deadline: Option<u64>,
+    /// The deadline has passed: answer now.
+    pub(crate) expired: bool,
+}
+
+/// A parked call.
+pub(crate) struct Wait {
+    n: Notif,
+    listener: u32,
+    key: Key,
+    deadline: Option<u64>,
+}
+
+/// The supervisor's state. The stack is `kernel`; everything else belongs to the edge.
+pub(crate) struct Supervisor {
+    pub(crate) kernel: Kernel,
+    pub(crate) poller: Poller,
+    pub(crate) tasks: Tasks,
+    pub(crate) objects: Objects,
+    pub(crate) watch: NsWatch,
+    pub(crate) listeners: Vec<Option<OwnedFd>>,
+    waits: Vec<Option<Wait>>,
+    deadlines: BTreeSet<(u64, usize)>,
+    /// Next descriptor number to try per thread id.
+    pub(crate) next_fd: HashMap<u32, u32>,
+    /// CLOCK_MONOTONIC, nanoseconds, of this turn.
+    pub(crate) now_ns: u64,
+    /// Our side of the sandbox's first network namespace.
+    pub(crate) first_ns: NsId,
+    /// Path prefix under which the supervisor sees the sandbox's files.
+    pub(crate) root: String,
+    events: Vec<(Token, u32)>,
+    ready: Vec<(SockId, Ready)>,
+    pub(crate) bufs: crate::bufs::Bufs,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) devices: sys::tun::Devices,
+}
+
+impl Supervisor {
+    /// `first` is the inode of the sandbox's first network namespace.
+    pub(crate) fn new(mut kernel: Kernel, nsid: Option<OwnedFd>, init_pid: u32, first: u64) -> Result<Self> {
+        let first_ns = kernel.ns_create(first);
+        let poller = Poller::new().map_err(HostError::step("epoll"))?;
+        let watch = NsWatch::new(nsid);
+        if let Some(fd) = watch.fd() {
+            poller.add(fd, Token::Namespaces, bits::IN).map_err(HostError::step("epoll"))?;
+        }
+        let mut tasks = Tasks::default();
+        tasks.set_user_map(init_pid);
+        Ok(Self {
+            kernel,
+            poller,
+            tasks,
+            objects: Objects::default(),
+            watch,
+            listeners: Vec::new(),
+            waits: Vec::new(),
+            deadlines: BTreeSet::new(),
+            next_fd: HashMap::new(),
+            now_ns: os::monotonic_ns(),
+            first_ns,
+            root: format!("/proc/{init_pid}/root"),
+            events: Vec::new(),
+            ready: Vec::new(),
+            bufs: crate::bufs::Bufs::default(),
+            scratch: Vec::new(),
+            devices: sys::tun::Devices::default(),
+        })
+    }
+
+    /// Takes over the listener of a newly started program.
+    pub(crate) fn add_listener(&mut self, fd: OwnedFd) -> Result<()> {
+        seccomp::set_sync_wake(fd.as_fd());
+        let free = self.listeners.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.listeners.len());
+        self.poller
+            .add(fd.as_fd(), Token::Listener(index as u32), bits::IN)
+            .map_err(HostError::step("epoll"))?;
+        match self.listeners.get_mut(index) {
+            Some(slot) => *slot = Some(fd),
+            None => self.listeners.push(Some(fd)),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn listener(&self, index: u32) -> Option<BorrowedFd<'_>> {
+        self.listeners.get(index as usize)?.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves the stack's clock to now.
+    pub(crate) fn tick(&mut self) {
+        self.now_ns = os::monotonic_ns();
+        self.kernel.set_now(Instant(self.now_ns));
+    }
+
+    /// Waits for events up to `max_wait_ns` and serves what concerns programs; returns events for the session.
+    pub(crate) fn turn(&mut self, max_wait_ns: Option<u64>, out: &mut Vec<(Token, u32)>) -> Result<()> {
+        let wait = self.wait_time(max_wait_ns);
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        self.poller.wait(wait, &mut events).map_err(HostError::step("epoll_wait"))?;
+        self.tick();
+        // Data before calls: what a program wrote happened before the call it makes now.
+        let mut calls = 0usize;
+        for (token, ev) in &events {
+            match *token {
+                Token::Object(index, generation) => self.object_event(Key { index, generation }, *ev),
+                Token::Namespaces => self.namespaces_ended(),
+                Token::Listener(_) => calls += 1,
+                other => out.push((other, *ev)),
+            }
+        }
+        if calls > 0 {
+            for (token, ev) in &events {
+                if let Token::Listener(i) = *token {
+                    self.listener_event(i, *ev);
+                }
+            }
+        }
+        self.events = events;
+        self.expire();
+        self.settle();
+        Ok(())
+    }
+
+    fn wait_time(&mut self, max: Option<u64>) -> Option<u64> {
+        let stack = self.kernel.next_timeout().map(|t| t.0);
+        let call = self.deadlines.first().map(|d| d.0);
+        let at = match (stack, call) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let now = os::monotonic_ns();
+        match (at.map(|t| t.saturating_sub(now)), max) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Runs the stack until it is quiet and passes its events on.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..64 {
+            let more = self.kernel.run(256);
+            let mut ready = std::mem::take(&mut self.ready);
+            ready.clear();
+            self.kernel.take_events(&mut ready);
+            let quiet = ready.is_empty() && !more;
+            for (sock, r) in &ready {
+                self.sock_event(*sock, *r);
+            }
+            self.ready = ready;
+            self.transmit_devices();
+            if quiet {
+                break;
+            }
+        }
+    }
+
+    fn sock_event(&mut self, sock: SockId, r: Ready) {
+        let Some(key) = self.objects.by_sock(sock) else { return };
+        match self.objects.get(key).map(|o| &o.body) {
+            Some(Body::Stream(..)) => self.stream_ready(key, r),
+            Some(Body::Message(..)) => self.message_ready(key, r),
+            _ => {}
+        }
+    }
+
+    fn object_event(&mut self, key: Key, ev: u32) {
+        match self.objects.get(key).map(|o| &o.body) {
+            Some(Body::Stream(..)) => self.stream_event(key, ev),
+            Some(Body::Message(..)) => self.message_event(key, ev),
+            Some(Body::Proc(_)) => self.proc_event(key, ev),
+            Some(Body::Tun(_)) => self.tun_event(key, ev),
+            None => {}
+        }
+    }
+
+    fn listener_event(&mut self, index: u32, ev: u32) {
+        if ev & bits::IN != 0 {
+            let got = match self.listener(index) {
+                Some(l) => seccomp::recv(l),
+                None => return,
+            };
+            match got {
+                Ok(Some(n)) => self.serve(Call { n, listener: index, parked: None, deadline: None, expired: false }),
+                Ok(None) => {}
+                Err(e) => tracing::error!("seccomp notification: {e}"),
+            }
+        } else if ev & (bits::HUP | bits::ERR) != 0
+            && let Some(Some(fd)) = self.listeners.get_mut(index as usize).map(Option::take)
+        {
+            // Nobody uses the filter any more.
+            self.poller.remove(fd.as_fd());
+        }
+    }
+
+    /// Serves one call to its end or parks it.
+    pub(crate) fn serve(&mut self, call: Call) {
+        let answer = sys::dispatch(self, &call);
+        let Some(listener) = self.listener(call.listener) else { return };
+        match answer {
+            Answer::Ret(v) => {
+                seccomp::answer(listener, call.n.id, v);
+            }
+            Answer::Err(e) => {
+                seccomp::answer(listener, call.n.id, -i64::from(e));
+            }
+            Answer::Continue => {
+                seccomp::resume(listener, call.n.id);
+            }
+            Answer::Done => {}
+            Answer::Park(key, deadline) => self.park(call, key, deadline),
+        }
+    }
+
+    fn park(&mut self, call: Call, key: Key, deadline: Option<u64>) {
+        let deadline = call.deadline.or(deadline);
+        // Drop calls of the same thread that were cancelled: a thread waits in one call only.
+        let stale: Vec<usize> = self
+            .objects
+            .get(key)
+            .map(|o| o.waiters.iter().copied().filter(|w| self.wait_is_of(*w, call.n.tid)).collect())
+            .unwrap_or_default();
+        for w in stale {
+            self.unpark(w);
+        }
+        let slot = self.waits.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.waits.push(None);
+            self.waits.len() - 1
+        });
+        let Some(o) = self.objects.get_mut(key) else {
+            if let Some(l) = self.listener(call.listener) {
+                seccomp::answer(l, call.n.id, -i64::from(libc::EBADF));
+            }
+            return;
+        };
+        // A retried call keeps its place at the head of the line.
+        if call.parked.is_some() { o.waiters.insert(0, slot) } else { o.waiters.push(slot) }
+        if let Some(at) = deadline {
+            self.deadlines.insert((at, slot));
+        }
+        if let Some(s) = self.waits.get_mut(slot) {
+            *s = Some(Wait { n: call.n, listener: call.listener, key, deadline });
+        }
+    }
+
+    fn wait_is_of(&self, wait: usize, tid: u32) -> bool {
+        self.waits.get(wait).and_then(Option::as_ref).is_some_and(|w| w.n.tid == tid)
+    }
+
+    /// Takes a parked call out of every list.
+    fn unpark(&mut self, slot: usize) -> Option<Wait> {
+        let wait = self.waits.get_mut(slot)?.take()?;
+        if let Some(at) = wait.deadline {
+            self.deadlines.remove(&(at, slot));
+        }
+        if let Some(o) = self.objects.get_mut(wait.key) {
+            o.waiters.retain(|w| *w != slot);
+        }
+        Some(wait)
+    }
+
+    fn retry(&mut self, slot: usize, expired: bool) {
+        let Some(w) = self.unpark(slot) else { return };
+        let alive = self.listener(w.listener).is_some_and(|l| seccomp::valid(l, w.n.id));
+        if alive {
+            self.serve(Call { n: w.n, listener: w.listener, parked: Some(w.key), deadline: w.deadline, expired });
+        }
+    }
+
+    /// Tries the parked calls of an object again, oldest first, each once; stops at the first that blocks again when `fifo`.
+    pub(crate) fn wake(&mut self, key: Key, fifo: bool) {
+        let waiters = self.objects.get(key).map(|o| o.waiters.clone()).unwrap_or_default();
+        for slot in waiters {
+            let before = self.wait_id(slot);
+            self.retry(slot, false);
+            let again = self.objects.get(key).is_some_and(|o| o.waiters.first().is_some_and(|s| self.wait_id(*s) == before));
+            if fifo && before.is_some() && again {
+                break;
+            }
+        }
+    }
+
+    fn wait_id(&self, slot: usize) -> Option<u64> {
+        self.waits.get(slot)?.as_ref().map(|w| w.n.id)
+    }
+
+    fn expire(&mut self) {
+        while let Some(&(at, slot)) = self.deadlines.first() {
+            if at > self.now_ns {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.retry(slot, true);
+        }
+    }
+
+    /// Answers all parked calls of a closing object with EBADF and forgets them.
+    pub(crate) fn drop_waiters(&mut self, key: Key) {
+        for slot in self.objects.get(key).map(|o| o.waiters.clone()).unwrap_or_default() {
+            if let Some(w) = self.unpark(slot)
+                && let Some(l) = self.listener(w.listener)
+            {
+                seccomp::answer(l, w.n.id, -i64::from(libc::EBADF));
+            }
+        }
+    }
+
+    /// Registers a new object's end of the pair and stores it.
+    pub(crate) fn adopt(&mut self, object: Object) -> Key {
+        let key = self.objects.insert(object);
+        if let Some(o) = self.objects.get(key)
+            && let Some(mine) = &o.mine
+            && let Err(e) = self.poller.add(mine.as_fd(), Token::Object(key.index, key.generation), o.interest)
+        {
+            tracing::error!("epoll_ctl: {e}");
+        }
+        key
+    }
+
+    /// Changes what is waited for on an object's end, when it differs.
+    pub(crate) fn set_interest(&mut self, key: Key, interest: u32) {
+        let Some(o) = self.objects.get_mut(key) else { return };
+        if o.interest == interest {
+            return;
+        }
+        o.interest = interest;
+        if let Some(mine) = &o.mine {
+            self.poller.modify(mine.as_fd(), Token::Object(key.index, key.generation), interest);
+        }
+    }
+
+    /// The namespace of a calling thread, made on first sight.
+    pub(crate) fn ns_of(&mut self, tid: u32) -> std::result::Result<NsId, i32> {
+        if let Some(ino) = self.tasks.known_net(tid)
+            && let Some(ns) = self.kernel.ns_by_cookie(ino)
+        {
+            return Ok(ns);
+        }
+        let (ino, fd) = self.tasks.open_net(tid)?;
+        Ok(self.ns_of_inode(ino, fd.as_fd()))
+    }
+
+    /// The namespace with this inode, made and watched on first sight.
+    pub(crate) fn ns_of_inode(&mut self, ino: u64, fd: BorrowedFd<'_>) -> NsId {
+        // An inode number may be in use again: first hear what ended.
+        self.namespaces_ended();
+        if let Some(ns) = self.kernel.ns_by_cookie(ino) {
+            return ns;
+        }
+        self.watch.watch(fd, ino);
+        self.kernel.ns_create(ino)
+    }
+
+    pub(crate) fn namespaces_ended(&mut self) {
+        for ino in self.watch.ended() {
+            if let Some(ns) = self.kernel.ns_by_cookie(ino) {
+                self.kernel.ns_destroy(ns);
+            }
+        }
+    }
+
+    /// Runs `f` with the stack and the caller's identity.
+    pub(crate) fn with_caller<T>(
+        &mut self,
+        tid: u32,
+        f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
+    ) -> std::result::Result<T, i32> {
+        let ns = self.ns_of(tid)?;
+        Ok(self.with_caller_in(tid, ns, f))
+    }
+
+    /// As `with_caller`, in a given namespace.
+    pub(crate) fn with_caller_in<T>(
+        &mut self,
+        tid: u32,
+        ns: NsId,
+        f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
+    ) -> T {
+        let (pid, uid) = self.tasks.who(tid);
+        let Self { kernel, tasks, watch, root, .. } = self;
+        let mut resolve = |r: NsRef| -> Option<u64> {
+            let (ino, fd) = sys::nsref::open(tasks, root, tid, r)?;
+            watch.watch(fd.as_fd(), ino);
+            Some(ino)
+        };
+        let mut caller = Caller { ns, pid, uid, resolve_ns: &mut resolve };
+        f(kernel, &mut caller)
+    }
+
+    /// Runs `f` as the edge itself, root of the first namespace.
+    pub(crate) fn as_edge<T>(&mut self, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T) -> T {
+        let mut none = |_: NsRef| None;
+        let mut caller = Caller { ns: self.first_ns, pid: 0, uid: 0, resolve_ns: &mut none };
+        f(&mut self.kernel, &mut caller)
+    }
+
+    /// A free descriptor number at or above the base in the caller's table; `Lowest` when its limit is too small.
+    pub(crate) fn high_slot(&mut self, tid: u32) -> Slot {
+        let start = self.next_fd.get(&tid).copied().unwrap_or(join::FD_BASE);
+        for n in (start..start + 512).chain(join::FD_BASE..start) {
+            match self.tasks.getfd(tid, n as i32) {
+                Err(libc::EBADF) => {
+                    let next = if n + 1 >= 1024 { join::FD_BASE } else { n + 1 };
+                    if self.next_fd.len() > 4096 {
+                        self.next_fd.clear();
+                    }
+                    self.next_fd.insert(tid, next);
+                    return Slot::At(n);
+                }
+                Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        Slot::Lowest
+    }
+}

@@ -1,0 +1,23 @@
+//! Socket addresses in the memory of programs.
+
+use crate::mem;
+
+/// sizeof(struct sockaddr_storage).
+const MAX: usize = 128;
+
+/// Reads an address argument; EINVAL for an impossible length (move_addr_to_kernel).
+pub(crate) fn get(pid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
+    // The length is an int in the ABI.
+    let len = usize::try_from(len as i32).map_err(|_| libc::EINVAL)?;
+    if len > MAX {
+        return Err(libc::EINVAL);
+    }
+    mem::read_vec(pid, ptr, len)
+}
+
+/// Writes an address back with its full length, cut to the room the program gave (move_addr_to_user).
+pub(crate) fn put(pid: u32, name: &[u8], ptr: u64, len_ptr: u64) -> Result<(), i32> {
+    let room = usize::try_from(mem::read_val::<i32>(pid, len_ptr)?).map_err(|_| libc::EINVAL)?;
+    mem::write(pid, ptr, name.get(..room.min(name.len())).unwrap_or(name))?;
+    mem::write_val(pid, len_ptr, &(name.len() as i32))
+}

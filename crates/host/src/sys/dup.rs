@@ -1,0 +1,55 @@
+//! dup, dup2, dup3 and F_DUPFD of message sockets: copies stay at numbers the filter sees, where that is possible.
+
+use std::os::fd::AsFd;
+
+use crate::join::FD_BASE;
+use crate::listen::sys_limit;
+use crate::obj::Body;
+use crate::os;
+use crate::seccomp::{self, Slot};
+use crate::supervisor::{Answer, Call, Supervisor};
+use crate::sys::Ours;
+
+/// dup(fd), dup2(fd, new), dup3(fd, new, flags), fcntl(fd, F_DUPFD…, min).
+pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
+    if !matches!(s.objects.get(o.key).map(|x| &x.body), Some(Body::Message(..))) {
+        return Answer::Continue;
+    }
+    let n = &call.n;
+    let chosen = n.nr != libc::SYS_dup && n.nr != libc::SYS_fcntl;
+    if chosen {
+        if n.int(1) >= 0 && n.ptr(1) as u32 >= FD_BASE {
+            return Answer::Continue;
+        }
+        go_native(s, o);
+        return Answer::Continue;
+    }
+    if n.nr == libc::SYS_fcntl && n.ptr(2) as u32 > FD_BASE {
+        return Answer::Continue;
+    }
+    let cloexec = n.nr == libc::SYS_fcntl && n.int(1) == libc::F_DUPFD_CLOEXEC;
+    let slot = s.high_slot(n.tid);
+    if matches!(slot, Slot::Lowest) {
+        go_native(s, o);
+        return Answer::Continue;
+    }
+    let Some(l) = s.listener(call.listener) else { return Answer::Done };
+    match seccomp::inject(l, n.id, o.theirs.as_fd(), slot, cloexec) {
+        Ok(_) => Answer::Done,
+        Err(e) if os::errno_of(&e) == libc::ENOENT => Answer::Done,
+        Err(e) => Answer::Err(sys_limit(&e)),
+    }
+}
+
+/// From now on bytes flow through the pair: names and control data are lost.
+fn go_native(s: &mut Supervisor, o: &Ours) {
+    if let Some((_, m, _)) = s.objects.message(o.key) {
+        let mut sink = [0u8; 8];
+        while m.tokens > 0 && os::recv_bytes(o.theirs.as_fd(), &mut sink).is_ok() {
+            m.tokens -= 1;
+        }
+        m.tokens = 0;
+        m.native = true;
+    }
+    s.message_push(o.key);
+}

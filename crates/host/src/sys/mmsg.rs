@@ -1,0 +1,105 @@
+//! sendmmsg and recvmmsg.
+
+use ferronet_linux::{Errno, SockId};
+
+use crate::mem;
+use crate::seccomp;
+use crate::supervisor::{Answer, Call, Supervisor};
+use crate::sys::message::{self, may_block};
+use crate::sys::{Ours, control_msg};
+
+/// UIO_MAXIOV also bounds the vector of messages.
+const MAX: usize = 1024;
+
+fn slot(call: &Call, i: usize) -> u64 {
+    call.n.ptr(1) + (i * size_of::<libc::mmsghdr>()) as u64
+}
+
+/// Offset of msg_len in struct mmsghdr.
+const LEN_AT: u64 = size_of::<libc::msghdr>() as u64;
+
+/// sendmmsg(fd, mmsghdr*, n, flags).
+pub(crate) fn send(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
+    let n = (call.n.ptr(2) as u32 as usize).min(MAX);
+    let (tid, flags) = (call.n.tid, call.n.int(3));
+    if !s.listener(call.listener).is_some_and(|l| seccomp::valid(l, call.n.id)) {
+        return Answer::Done;
+    }
+    let mut done = 0;
+    let mut failed = 0;
+    while done < n {
+        let at = slot(call, done);
+        let r = control_msg::header(tid, at)
+            .and_then(|h| message::outgoing(tid, &h, flags))
+            .and_then(|m| message::submit(s, tid, sock, &m))
+            .and_then(|sent| mem::write_val(tid, at + LEN_AT, &(sent as u32)));
+        match r {
+            Ok(()) => done += 1,
+            Err(e) => {
+                failed = e;
+                break;
+            }
+        }
+    }
+    match (done, failed) {
+        (0, libc::EAGAIN) if may_block(call, &o.theirs, flags) => {
+            Answer::Park(o.key, s.timeout_of(sock, libc::SO_SNDTIMEO))
+        }
+        (0, e) if e != 0 => Answer::Err(e),
+        _ => Answer::Ret(done as i64),
+    }
+}
+
+/// recvmmsg(fd, mmsghdr*, n, flags, timeout*). Linux waits for all `n` unless MSG_WAITFORONE; we return what there is as
+/// soon as there is one, which every caller has to expect anyway (signals).
+pub(crate) fn recv(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
+    const MSG_WAITFORONE: i32 = 0x10000;
+    let n = (call.n.ptr(2) as u32 as usize).min(MAX);
+    let (tid, flags) = (call.n.tid, call.n.int(3) & !MSG_WAITFORONE);
+    let mut done = 0usize;
+    while done < n {
+        let at = slot(call, done);
+        let h = match control_msg::header(tid, at) {
+            Ok(h) => h,
+            Err(e) if done == 0 => return Answer::Err(e),
+            Err(_) => break,
+        };
+        match message::take(s, o.key, sock, &message::request(&h, flags)) {
+            Ok(r) => {
+                let len = if flags & libc::MSG_TRUNC != 0 { r.len } else { r.data.len() };
+                let put = h.put(tid, &r).and_then(|()| mem::write_val(tid, at + LEN_AT, &(len as u32)));
+                match put {
+                    Ok(()) => done += 1,
+                    Err(e) if done == 0 => return Answer::Err(e),
+                    Err(_) => break,
+                }
+            }
+            Err(Errno::EAGAIN) if done == 0 => {
+                s.settle_message(o.key, &o.theirs);
+                return wait(s, call, o, sock, flags);
+            }
+            Err(e) if done == 0 => return e.into(),
+            Err(_) => break,
+        }
+    }
+    s.settle_message(o.key, &o.theirs);
+    Answer::Ret(done as i64)
+}
+
+fn wait(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, flags: i32) -> Answer {
+    if !may_block(call, &o.theirs, flags) {
+        return Answer::Err(libc::EAGAIN);
+    }
+    let mut deadline = s.timeout_of(sock, libc::SO_RCVTIMEO);
+    if call.n.ptr(4) != 0 {
+        match mem::read_val::<libc::timespec>(call.n.tid, call.n.ptr(4)) {
+            Ok(t) => {
+                let ns = (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64);
+                let at = s.now_ns.saturating_add(ns);
+                deadline = Some(deadline.map_or(at, |d| d.min(at)));
+            }
+            Err(e) => return Answer::Err(e),
+        }
+    }
+    Answer::Park(o.key, deadline)
+}

@@ -1,0 +1,110 @@
+//! System calls of the programs, one concern a file.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use ferronet_linux::SockId;
+
+use crate::obj::{Body, Key};
+use crate::os;
+use crate::supervisor::{Answer, Call, Supervisor};
+
+pub(crate) mod addr;
+pub(crate) mod control_msg;
+pub(crate) mod dup;
+pub(crate) mod ioctl;
+pub(crate) mod message;
+pub(crate) mod mmsg;
+pub(crate) mod names;
+pub(crate) mod nsref;
+pub(crate) mod opts;
+pub(crate) mod path;
+pub(crate) mod procfs;
+pub(crate) mod socket;
+pub(crate) mod stat;
+pub(crate) mod tun;
+
+/// An object of ours behind a program's descriptor, with a copy of that descriptor.
+pub(crate) struct Ours {
+    pub(crate) key: Key,
+    pub(crate) theirs: OwnedFd,
+}
+
+/// Serves one call.
+pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
+    let nr = call.n.nr;
+    match nr {
+        libc::SYS_socket => socket::socket(s, call),
+        libc::SYS_openat | libc::SYS_openat2 => procfs::open(s, call),
+        libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2 => stat::stat(s, call),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => procfs::open(s, call),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_stat | libc::SYS_lstat | libc::SYS_access => stat::stat(s, call),
+        libc::SYS_setns | libc::SYS_unshare => {
+            s.tasks.forget_net(call.n.tid);
+            Answer::Continue
+        }
+        libc::SYS_ioctl => ioctl::ioctl(s, call),
+        _ => match ours(s, call) {
+            Ok(Some(o)) => on_object(s, call, o),
+            Ok(None) => Answer::Continue,
+            Err(e) => Answer::Err(e),
+        },
+    }
+}
+
+/// The object behind the call's first argument; `None` when it is not one of ours (or no descriptor at all).
+pub(crate) fn ours(s: &mut Supervisor, call: &Call) -> Result<Option<Ours>, i32> {
+    let Ok(theirs) = s.tasks.getfd(call.n.tid, call.n.int(0)) else {
+        // The kernel says EBADF better than we do.
+        return Ok(None);
+    };
+    if let Some(key) = call.parked {
+        return Ok(Some(Ours { key, theirs }));
+    }
+    let key = os::cookie(theirs.as_fd()).and_then(|c| s.objects.by_cookie(c));
+    Ok(key.map(|key| Ours { key, theirs }))
+}
+
+fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
+    let key = o.key;
+    let (stream, sock) = match s.objects.get(key).map(|x| &x.body) {
+        Some(Body::Stream(sock, _)) => (true, *sock),
+        Some(Body::Message(sock, _)) => (false, *sock),
+        Some(Body::Proc(_)) => return procfs::call(s, call, key),
+        Some(Body::Tun(_)) => return Answer::Continue,
+        None => return Answer::Err(libc::EBADF),
+    };
+    match call.n.nr {
+        libc::SYS_bind => names::bind(s, call, sock),
+        libc::SYS_connect => names::connect(s, call, o, stream, sock),
+        libc::SYS_listen if stream => s.listen(key, call.n.int(1)),
+        libc::SYS_listen | libc::SYS_accept4 if !stream => Answer::Err(libc::EOPNOTSUPP),
+        libc::SYS_accept4 => s.accept(call, key, &o.theirs, call.n.int(3)),
+        libc::SYS_accept if stream => s.accept(call, key, &o.theirs, 0),
+        libc::SYS_accept => Answer::Err(libc::EOPNOTSUPP),
+        libc::SYS_getsockname | libc::SYS_getpeername => names::name(s, call, sock),
+        libc::SYS_setsockopt => opts::set(s, call, &o, stream, sock),
+        libc::SYS_getsockopt => opts::get(s, call, sock),
+        libc::SYS_shutdown => names::shutdown(s, call, key, stream, sock),
+        libc::SYS_dup | libc::SYS_dup3 | libc::SYS_fcntl => dup::dup(s, call, &o),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_dup2 => dup::dup(s, call, &o),
+        // A TCP socket that happens to have a high number: bytes flow natively.
+        _ if stream => Answer::Continue,
+        libc::SYS_sendmmsg => mmsg::send(s, call, &o, sock),
+        libc::SYS_recvmmsg => mmsg::recv(s, call, &o, sock),
+        _ => message::call(s, call, &o, sock),
+    }
+}
+
+impl Supervisor {
+    /// The CLOCK_MONOTONIC deadline a call that starts now has by SO_RCVTIMEO or SO_SNDTIMEO; `None`: waits for ever.
+    pub(crate) fn timeout_of(&mut self, sock: SockId, name: i32) -> Option<u64> {
+        let v = self.kernel.getsockopt(sock, libc::SOL_SOCKET, name, 16).ok()?;
+        let part = |at: usize| v.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_ne_bytes);
+        let (sec, usec) = (part(0)?, part(8)?);
+        let ns = u64::try_from(sec).ok()?.saturating_mul(1_000_000_000).saturating_add(u64::try_from(usec).ok()? * 1000);
+        (ns > 0).then(|| self.now_ns.saturating_add(ns))
+    }
+}

@@ -1,0 +1,78 @@
+//! getsockopt and setsockopt.
+
+use std::os::fd::AsFd;
+
+use ferronet_linux::SockId;
+
+use crate::mem;
+use crate::os;
+use crate::supervisor::{Answer, Call, Supervisor};
+use crate::sys::Ours;
+
+/// Largest option value that is read.
+const MAX: usize = 65536;
+/// SO_RCVTIMEO_NEW and SO_SNDTIMEO_NEW.
+const TIMEO_NEW: [i32; 2] = [66, 67];
+
+/// setsockopt(fd, level, name, value, len).
+pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock: SockId) -> Answer {
+    let (level, name) = (call.n.int(1), call.n.int(2));
+    let Ok(len) = usize::try_from(call.n.int(4)) else { return Answer::Err(libc::EINVAL) };
+    let tid = call.n.tid;
+    let mut val = match mem::read_vec(tid, call.n.ptr(3), len.min(MAX)) {
+        Ok(v) => v,
+        Err(e) => return Answer::Err(e),
+    };
+    let filter = [libc::SO_ATTACH_FILTER, libc::SO_ATTACH_REUSEPORT_CBPF].contains(&name);
+    if level == libc::SOL_SOCKET && filter {
+        // struct sock_fprog: the stack gets the instructions themselves.
+        val = match filter_program(tid, &val) {
+            Ok(v) => v,
+            Err(e) => return Answer::Err(e),
+        };
+    }
+    let r = match s.with_caller(tid, |k, c| k.setsockopt(c, sock, level, name, &val)) {
+        Ok(r) => r,
+        Err(e) => return Answer::Err(e),
+    };
+    if let Err(e) = r {
+        return e.into();
+    }
+    let native = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT];
+    if stream && level == libc::SOL_SOCKET && (native.contains(&name) || TIMEO_NEW.contains(&name)) {
+        // Reads and writes run natively on the pair; these options must hold there.
+        let _ = os::setsockopt_raw(o.theirs.as_fd(), level, name, &val);
+    }
+    Answer::Ret(0)
+}
+
+/// The instructions a struct sock_fprog {u16 len; struct sock_filter *filter} points to.
+fn filter_program(tid: u32, val: &[u8]) -> Result<Vec<u8>, i32> {
+    let len = val.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes).ok_or(libc::EINVAL)?;
+    let ptr = val.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes).ok_or(libc::EINVAL)?;
+    if len == 0 || len > 4096 {
+        return Err(libc::EINVAL);
+    }
+    mem::read_vec(tid, ptr, usize::from(len) * size_of::<libc::sock_filter>())
+}
+
+/// getsockopt(fd, level, name, value, len*).
+pub(crate) fn get(s: &mut Supervisor, call: &Call, sock: SockId) -> Answer {
+    let tid = call.n.tid;
+    let len = match mem::read_val::<i32>(tid, call.n.ptr(4)).map(usize::try_from) {
+        Ok(Ok(l)) => l.min(MAX),
+        Ok(Err(_)) => return Answer::Err(libc::EINVAL),
+        Err(e) => return Answer::Err(e),
+    };
+    let mut val = match s.kernel.getsockopt(sock, call.n.int(1), call.n.int(2), len) {
+        Ok(v) => v,
+        Err(e) => return e.into(),
+    };
+    val.truncate(len);
+    let put = mem::write(tid, call.n.ptr(3), &val)
+        .and_then(|()| mem::write_val(tid, call.n.ptr(4), &(val.len() as i32)));
+    match put {
+        Ok(()) => Answer::Ret(0),
+        Err(e) => Answer::Err(e),
+    }
+}

@@ -1,0 +1,170 @@
+//! What the supervisor knows about the threads that call: pidfd, network namespace, process, user.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use crate::os::{cvt, cvt_fd, errno_of, inode};
+
+/// PIDFD_GET_NET_NAMESPACE (linux/pidfd.h, 6.11).
+const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = 0xff04;
+/// PIDFD_GET_INFO with the first version of its structure, 64 bytes (linux/pidfd.h, 6.13).
+const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+/// PIDFD_THREAD = O_EXCL (linux/pidfd.h, 6.9).
+const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+/// More threads than this are forgotten and looked up again.
+const CACHED: usize = 4096;
+
+struct Task {
+    pidfd: OwnedFd,
+    /// Inode of the network namespace, while it is known to hold.
+    net: Option<u64>,
+    /// (process id, effective user id), both as seen outside.
+    info: Option<(u32, u32)>,
+}
+
+/// Cache of threads by thread id.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    map: HashMap<u32, Task>,
+    /// (inside, outside, count) of the sandbox's user map.
+    uids: Vec<(u32, u32, u32)>,
+}
+
+fn open(tid: u32) -> Result<OwnedFd, i32> {
+    let call = |pid: u32, flags: libc::c_int| {
+        // SAFETY: no memory is involved.
+        cvt_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) }).map_err(|e| errno_of(&e))
+    };
+    match call(tid, PIDFD_THREAD) {
+        // Before 6.9 only processes have pidfds; descriptors are the process's anyway.
+        Err(libc::EINVAL) => call(status_field(tid, "Tgid:").unwrap_or(tid), 0),
+        r => r,
+    }
+}
+
+/// First number behind `field` in /proc/TID/status.
+fn status_field(tid: u32, field: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(field)?.split_whitespace().next()?.parse().ok())
+}
+
+impl Tasks {
+    /// Reads the user map of the sandbox once it is written.
+    pub(crate) fn set_user_map(&mut self, init_pid: u32) {
+        let text = fs::read_to_string(format!("/proc/{init_pid}/uid_map")).unwrap_or_default();
+        self.uids = text
+            .lines()
+            .filter_map(|l| {
+                let mut f = l.split_whitespace().map(|n| n.parse().ok());
+                Some((f.next()??, f.next()??, f.next()??))
+            })
+            .collect();
+    }
+
+    fn task(&mut self, tid: u32) -> Result<&mut Task, i32> {
+        if self.map.len() > CACHED {
+            self.map.clear();
+        }
+        match self.map.entry(tid) {
+            std::collections::hash_map::Entry::Occupied(e) => Ok(e.into_mut()),
+            std::collections::hash_map::Entry::Vacant(v) => {
+                Ok(v.insert(Task { pidfd: open(tid)?, net: None, info: None }))
+            }
+        }
+    }
+
+    /// Forgets a thread's network namespace: it is about to call setns or unshare.
+    pub(crate) fn forget_net(&mut self, tid: u32) {
+        self.map.remove(&tid);
+    }
+
+    /// A copy of the program's descriptor `fd`; EBADF when it has none.
+    pub(crate) fn getfd(&mut self, tid: u32, fd: i32) -> Result<OwnedFd, i32> {
+        if fd < 0 {
+            return Err(libc::EBADF);
+        }
+        for _ in 0..2 {
+            let task = self.task(tid)?;
+            // SAFETY: no memory is involved.
+            let r = cvt_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, task.pidfd.as_raw_fd(), fd, 0) });
+            match r {
+                Ok(fd) => return Ok(fd),
+                // The number was reused by a new thread: our pidfd is of a dead one.
+                Err(e) if errno_of(&e) == libc::ESRCH => self.map.remove(&tid),
+                Err(e) => return Err(errno_of(&e)),
+            };
+        }
+        Err(libc::EBADF)
+    }
+
+    /// Drops a cached entry whose thread has died, so that a reused number is looked up afresh.
+    fn check_alive(&mut self, tid: u32) {
+        let dead = self.map.get(&tid).is_some_and(|t| {
+            // SAFETY: signal 0 only probes.
+            let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, t.pidfd.as_raw_fd(), 0, 0, 0) };
+            r < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+        });
+        if dead {
+            self.map.remove(&tid);
+        }
+    }
+
+    /// Inode of the thread's network namespace if it is cached and the thread still is the one we know.
+    pub(crate) fn known_net(&mut self, tid: u32) -> Option<u64> {
+        self.check_alive(tid);
+        self.map.get(&tid)?.net
+    }
+
+    /// Opens the thread's network namespace and remembers its inode.
+    pub(crate) fn open_net(&mut self, tid: u32) -> Result<(u64, OwnedFd), i32> {
+        let task = self.task(tid)?;
+        // SAFETY: the request takes no argument and returns a descriptor.
+        let r = unsafe { libc::ioctl(task.pidfd.as_raw_fd(), PIDFD_GET_NET_NAMESPACE, 0) };
+        let fd = match cvt_fd(r.into()) {
+            Ok(fd) => fd,
+            Err(_) => fs::File::open(format!("/proc/{tid}/ns/net")).map(OwnedFd::from).map_err(|e| errno_of(&e))?,
+        };
+        let ino = inode(fd.as_fd());
+        task.net = Some(ino);
+        Ok((ino, fd))
+    }
+
+    /// Process id as seen outside, and effective user id as seen inside.
+    pub(crate) fn who(&mut self, tid: u32) -> (u32, u32) {
+        let Ok(task) = self.task(tid) else { return (tid, 0) };
+        let (pid, uid) = match task.info {
+            Some((pid, _)) => (pid, credentials(&task.pidfd).map_or_else(|| owner(tid), |c| c.1)),
+            None => {
+                let i = credentials(&task.pidfd)
+                    .unwrap_or_else(|| (status_field(tid, "Tgid:").unwrap_or(tid), owner(tid)));
+                task.info = Some(i);
+                i
+            }
+        };
+        (pid, self.inside(uid))
+    }
+
+    fn inside(&self, uid: u32) -> u32 {
+        let hit = self.uids.iter().find(|(_, out, n)| uid >= *out && uid - out < *n);
+        hit.map_or(65534, |(inner, out, _)| inner + (uid - out))
+    }
+}
+
+/// Effective user id from the owner of /proc/TID.
+fn owner(tid: u32) -> u32 {
+    fs::metadata(format!("/proc/{tid}")).map(|m| m.uid()).unwrap_or(65534)
+}
+
+/// (process id, effective user id) by PIDFD_GET_INFO.
+fn credentials(pidfd: &OwnedFd) -> Option<(u32, u32)> {
+    // struct pidfd_info: mask u64, cgroupid u64, then pid tgid ppid ruid rgid euid … as u32.
+    let mut info = [0u32; 16];
+    info[0] = 3; // PIDFD_INFO_PID | PIDFD_INFO_CREDS
+    // SAFETY: `info` is 64 bytes, the size encoded in the request.
+    let r = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, info.as_mut_ptr()) };
+    cvt(r.into()).ok()?;
+    Some((info[5], info[9]))
+}
