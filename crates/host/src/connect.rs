@@ -5,7 +5,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use ferronet_linux::{Errno, Ready};
+use ferronet_core::Errno;
+use ferronet_linux::Ready;
 
 use crate::obj::{Key, Phase};
 use crate::os;

@@ -157,6 +157,20 @@ pub fn spawn(ns: &Namespaces, cmd: &Command) -> Result<Child> {
     out
 }
 
+/// Binds a network namespace at `/run/netns/NAME`, as `ip netns add` does; does nothing when there is one.
+///
+/// # Errors
+/// A bad name, or the step that failed.
+pub(crate) fn make_named(ns: &Namespaces, name: &str) -> Result<()> {
+    let cmd = Command { net: Net::Named(name.into()), ..Command::default() };
+    match spawn(ns, &cmd) {
+        // Without a program there is no listener: the child ends once the namespace exists.
+        Err(HostError::SandboxDied) => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// Reads the child's reports: its pid, its listener, then nothing (exec closed the socket) or a failure.
 fn collect(link: &OwnedFd, cmd: &Command) -> Result<Child> {
     // SAFETY: F_SETFL takes no memory; back to blocking.
@@ -182,6 +196,11 @@ fn collect(link: &OwnedFd, cmd: &Command) -> Result<Child> {
     }
     match (pid, listener) {
         (Some(pid), Some(listener)) => Ok(Child { pid, listener }),
+        (Some(pid), None) => {
+            // SAFETY: reaps the child, which has exited.
+            unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+            Err(HostError::SandboxDied)
+        }
         _ => Err(HostError::SandboxDied),
     }
 }
@@ -260,6 +279,10 @@ fn exec_steps(cmd: &Command, p: &Prepared, link: &OwnedFd) -> std::result::Resul
         (Net::Fresh, _) => unshare_net().map_err(step("making a network namespace"))?,
         (Net::Named(_), Some(path)) => named_net(path).map_err(step("joining the named network namespace"))?,
         _ => {}
+    }
+    if cmd.argv.is_empty() {
+        // SAFETY: ends the process without running the parent's destructors.
+        unsafe { libc::_exit(0) };
     }
     // SAFETY: a NUL-terminated path.
     if unsafe { libc::chdir(p.cwd.as_ptr()) } != 0 {

@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use ferronet_linux::{Errno, Ready, SockId};
+use ferronet_core::Errno;
+use ferronet_linux::{Ready, SockId};
 
 use crate::obj::{Body, Key, Object, Phase, Stream};
 use crate::os;

@@ -19,17 +19,6 @@ fn read_raw(pid: u32, addr: u64, dst: *mut u8, len: usize) -> io::Result<usize> 
         .map(|n| n as usize)
 }
 
-/// Fills `buf` from address `addr` of process `pid`; EFAULT unless all of it can be read.
-pub(crate) fn read(pid: u32, addr: u64, buf: &mut [u8]) -> Result<(), i32> {
-    if buf.is_empty() {
-        return Ok(());
-    }
-    match read_raw(pid, addr, buf.as_mut_ptr(), buf.len()) {
-        Ok(n) if n == buf.len() => Ok(()),
-        _ => Err(EFAULT),
-    }
-}
-
 /// Reads `len` bytes into a new vector.
 pub(crate) fn read_vec(pid: u32, addr: u64, len: usize) -> Result<Vec<u8>, i32> {
     let mut v = Vec::new();

@@ -66,7 +66,7 @@ pub(crate) struct ProcFile {
     /// Path below /proc.
     pub(crate) path: String,
     /// The namespace it was opened in.
-    pub(crate) ns: ferronet_linux::NsId,
+    pub(crate) ns: ferronet_core::NsId,
     /// Reading position.
     pub(crate) offset: usize,
 }
@@ -76,8 +76,6 @@ pub(crate) enum Body {
     Stream(SockId, Stream),
     Message(SockId, Message),
     Proc(ProcFile),
-    /// A network device opened by the program through /dev/net/tun.
-    Tun(Option<crate::sys::tun::Attached>),
 }
 
 /// One injected object.
@@ -100,7 +98,7 @@ impl Object {
     pub(crate) fn sock(&self) -> Option<SockId> {
         match &self.body {
             Body::Stream(s, _) | Body::Message(s, _) => Some(*s),
-            Body::Proc(_) | Body::Tun(_) => None,
+            Body::Proc(_) => None,
         }
     }
 }
@@ -214,11 +212,5 @@ impl Objects {
     pub(crate) fn bury(&mut self, key: Key) -> Option<Key> {
         self.dead.push_back(key);
         (self.dead.len() > DEAD).then(|| self.dead.pop_front()).flatten()
-    }
-
-    /// Is any object of this namespace's sockets left? `owner` says to which a socket belongs.
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let live = self.slots.iter().enumerate().filter(|(_, s)| s.object.is_some());
-        live.map(|(i, s)| Key { index: i as u32, generation: s.generation }).collect()
     }
 }

@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use ferronet_linux::{Errno, Ready, SockId};
+use ferronet_core::Errno;
+use ferronet_linux::{Ready, SockId};
 
 use crate::obj::{Key, Phase};
 use crate::os;
@@ -122,7 +123,7 @@ impl Supervisor {
         let Some((sock, st, _)) = self.objects.stream(key) else { return };
         if st.shut_wr {
             st.shut_wr = false;
-            self.kernel.shutdown(sock, libc::SHUT_WR);
+            let _ = self.kernel.shutdown(sock, libc::SHUT_WR);
         }
         self.refresh(key);
     }
@@ -233,7 +234,7 @@ impl Supervisor {
             st.out = None;
             // struct linger { 1, 0 }: close() sends RST.
             let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
-            let _ = self.as_edge(|k, c| k.setsockopt(c, sock, libc::SOL_SOCKET, libc::SO_LINGER, &linger));
+            let _ = self.as_edge(|k, c| k.setsockopt(c, sock, (libc::SOL_SOCKET, libc::SO_LINGER), &linger));
         }
         self.forget(key);
     }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ferronet_core::time::Instant;
-use ferronet_linux::{Caller, Errno, Kernel, NsId, NsRef, Ready, SockId};
+use ferronet_core::Instant;
+use ferronet_core::{Errno, NsId};
+use ferronet_linux::{Caller, Kernel, NsRef, Ready, SockId};
 
 use crate::error::{HostError, Result};
 use crate::nswatch::NsWatch;
@@ -85,14 +86,15 @@ pub(crate) struct Supervisor {
     events: Vec<(Token, u32)>,
     ready: Vec<(SockId, Ready)>,
     pub(crate) bufs: crate::bufs::Bufs,
-    pub(crate) scratch: Vec<u8>,
-    pub(crate) devices: sys::tun::Devices,
 }
 
 impl Supervisor {
     /// `first` is the inode of the sandbox's first network namespace.
     pub(crate) fn new(mut kernel: Kernel, nsid: Option<OwnedFd>, init_pid: u32, first: u64) -> Result<Self> {
-        let first_ns = kernel.ns_create(first);
+        let first_ns = kernel.ns_create(first).map_err(|e| HostError::Stack {
+            what: "making the first namespace".into(),
+            source: std::io::Error::from_raw_os_error(e.0.into()),
+        })?;
         let poller = Poller::new().map_err(HostError::step("epoll"))?;
         let watch = NsWatch::new(nsid);
         if let Some(fd) = watch.fd() {
@@ -116,8 +118,6 @@ impl Supervisor {
             events: Vec::new(),
             ready: Vec::new(),
             bufs: crate::bufs::Bufs::default(),
-            scratch: Vec::new(),
-            devices: sys::tun::Devices::default(),
         })
     }
 
@@ -202,7 +202,6 @@ impl Supervisor {
                 self.sock_event(*sock, *r);
             }
             self.ready = ready;
-            self.transmit_devices();
             if quiet {
                 break;
             }
@@ -223,7 +222,6 @@ impl Supervisor {
             Some(Body::Stream(..)) => self.stream_event(key, ev),
             Some(Body::Message(..)) => self.message_event(key, ev),
             Some(Body::Proc(_)) => self.proc_event(key, ev),
-            Some(Body::Tun(_)) => self.tun_event(key, ev),
             None => {}
         }
     }
@@ -391,18 +389,18 @@ impl Supervisor {
             return Ok(ns);
         }
         let (ino, fd) = self.tasks.open_net(tid)?;
-        Ok(self.ns_of_inode(ino, fd.as_fd()))
+        self.ns_of_inode(ino, fd.as_fd())
     }
 
     /// The namespace with this inode, made and watched on first sight.
-    pub(crate) fn ns_of_inode(&mut self, ino: u64, fd: BorrowedFd<'_>) -> NsId {
+    pub(crate) fn ns_of_inode(&mut self, ino: u64, fd: BorrowedFd<'_>) -> std::result::Result<NsId, i32> {
         // An inode number may be in use again: first hear what ended.
         self.namespaces_ended();
         if let Some(ns) = self.kernel.ns_by_cookie(ino) {
-            return ns;
+            return Ok(ns);
         }
         self.watch.watch(fd, ino);
-        self.kernel.ns_create(ino)
+        self.kernel.ns_create(ino).map_err(|e| e.0.into())
     }
 
     pub(crate) fn namespaces_ended(&mut self) {

@@ -8,7 +8,7 @@ use crate::mem;
 use crate::obj::Body;
 use crate::os;
 use crate::supervisor::{Answer, Call, Supervisor};
-use crate::sys::{ours, tun};
+use crate::sys::ours;
 
 const SIOCGIFCONF: u32 = 0x8912;
 /// Answers larger than this are not asked for (SIOCGIFCONF of 1,600 interfaces).
@@ -21,12 +21,6 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call) -> Answer {
         Ok(o) => o,
         Err(e) => return Answer::Err(e),
     };
-    if tun::is_tun(cmd) {
-        return match o {
-            Some(o) => tun::ioctl(s, call, &o, cmd),
-            None => Answer::Continue,
-        };
-    }
     let (key, sock, stream) = match &o {
         Some(o) => match s.objects.get(o.key).map(|x| &x.body) {
             Some(Body::Stream(sock, _)) => (Some(o.key), Some(*sock), true),

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::Bytes;
-use ferronet_linux::{Errno, Ready, Received, RecvReq, SendMsg, SockId};
+use ferronet_core::Errno;
+use ferronet_linux::{Ready, Received, RecvReq, SendMsg, SockId};
 
 use crate::obj::Key;
 use crate::os;

@@ -1,6 +1,7 @@
 //! sendmmsg and recvmmsg.
 
-use ferronet_linux::{Errno, SockId};
+use ferronet_core::Errno;
+use ferronet_linux::SockId;
 
 use crate::mem;
 use crate::seccomp;

@@ -21,7 +21,6 @@ pub(crate) mod path;
 pub(crate) mod procfs;
 pub(crate) mod socket;
 pub(crate) mod stat;
-pub(crate) mod tun;
 
 /// An object of ours behind a program's descriptor, with a copy of that descriptor.
 pub(crate) struct Ours {
@@ -72,7 +71,6 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         Some(Body::Stream(sock, _)) => (true, *sock),
         Some(Body::Message(sock, _)) => (false, *sock),
         Some(Body::Proc(_)) => return procfs::call(s, call, key),
-        Some(Body::Tun(_)) => return Answer::Continue,
         None => return Answer::Err(libc::EBADF),
     };
     match call.n.nr {

@@ -59,14 +59,16 @@ pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, 
     if !(libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how) {
         return Answer::Err(libc::EINVAL);
     }
+    if !stream {
+        return match s.kernel.shutdown(sock, how) {
+            Ok(()) => Answer::Ret(0),
+            Err(e) => e.into(),
+        };
+    }
     if let Err(e) = s.kernel.getpeername(sock)
         && !listening(s, key)
     {
         return e.into();
-    }
-    if !stream {
-        s.kernel.shutdown(sock, how);
-        return Answer::Ret(0);
     }
     if how != libc::SHUT_WR {
         if let Some((_, st, mine)) = s.objects.stream(key) {
@@ -76,7 +78,7 @@ pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, 
                 st.in_eof = true;
             }
         }
-        s.kernel.shutdown(sock, libc::SHUT_RD);
+        let _ = s.kernel.shutdown(sock, libc::SHUT_RD);
     }
     if how != libc::SHUT_RD {
         if let Some((_, st, _)) = s.objects.stream(key) {

@@ -31,7 +31,7 @@ pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock:
             Err(e) => return Answer::Err(e),
         };
     }
-    let r = match s.with_caller(tid, |k, c| k.setsockopt(c, sock, level, name, &val)) {
+    let r = match s.with_caller(tid, |k, c| k.setsockopt(c, sock, (level, name), &val)) {
         Ok(r) => r,
         Err(e) => return Answer::Err(e),
     };

@@ -1,9 +1,10 @@
-//! Which paths are ours: /proc/net, /proc/PID/net, /proc/sys/net, /dev/net/tun, however they are spelled.
+//! Which paths are ours: /proc/net, /proc/PID/net, /proc/sys/net, however they are spelled.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use ferronet_linux::{NsId, NsRef};
+use ferronet_core::NsId;
+use ferronet_linux::NsRef;
 
 use crate::mem;
 use crate::mounts::TREE_DIR;
@@ -20,8 +21,6 @@ pub(crate) enum Target {
     Net(NsId, String),
     /// Below /proc/sys/net of a namespace: "sys/net/ipv4/ip_forward".
     Sys(NsId, String),
-    /// /dev/net/tun.
-    Tun,
 }
 
 /// Whose namespace a path names.
@@ -56,15 +55,12 @@ pub(crate) fn classify(s: &mut Supervisor, call: &Call, dirfd: i32, ptr: u64) ->
         base
     };
     let parts = normalise(std::str::from_utf8(&full).ok()?);
-    if parts == ["dev", "net", "tun"] {
-        return Some(Target::Tun);
-    }
     let (whose, rest) = split(&parts)?;
     let ns = match whose {
         Whose::Caller => s.ns_of(tid).ok()?,
         Whose::Pid(pid) => {
             let (ino, fd) = nsref::open(&mut s.tasks, &s.root, tid, NsRef::Pid(pid))?;
-            s.ns_of_inode(ino, std::os::fd::AsFd::as_fd(&fd))
+            s.ns_of_inode(ino, std::os::fd::AsFd::as_fd(&fd)).ok()?
         }
         Whose::Inode(ino) => s.kernel.ns_by_cookie(ino)?,
     };
@@ -77,7 +73,7 @@ pub(crate) fn classify(s: &mut Supervisor, call: &Call, dirfd: i32, ptr: u64) ->
 /// Can a path that starts like this be ours?
 fn interesting(path: &[u8]) -> bool {
     let p = path.strip_prefix(b"/").unwrap_or(path);
-    p.starts_with(b"proc/") || p.starts_with(b"/") || p.starts_with(b"./") || p.starts_with(b"dev/net/") || path.starts_with(TREE_DIR.as_bytes())
+    p.starts_with(b"proc/") || p.starts_with(b"/") || p.starts_with(b"./") || path.starts_with(TREE_DIR.as_bytes())
 }
 
 /// Components without ".", ".." and empty ones.

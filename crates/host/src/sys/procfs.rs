@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use ferronet_linux::{Caller, Kernel, NsId, NsRef};
+use ferronet_core::NsId;
+use ferronet_linux::{Caller, Kernel, NsRef};
 
 use crate::mem;
 use crate::mounts::TREE_DIR;
@@ -15,7 +16,7 @@ use crate::poller::bits;
 use crate::seccomp::Slot;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::path::{Target, classify};
-use crate::sys::{control_msg, socket, tun};
+use crate::sys::{control_msg, socket};
 
 /// Longest value written to a sysctl.
 const MAX_WRITE: usize = 64 << 10;
@@ -43,7 +44,6 @@ pub(crate) fn open(s: &mut Supervisor, call: &Call) -> Answer {
     let cloexec = flags & libc::O_CLOEXEC != 0;
     match target {
         None => Answer::Continue,
-        Some(Target::Tun) => tun::open(s, call, cloexec, flags),
         Some(Target::Net(ns, path)) => {
             if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_DIRECTORY != 0 {
                 return Answer::Continue;

@@ -1,6 +1,6 @@
 //! stat, statx and access of names in /proc/sys/net: they are the stack's, not the kernel's.
 
-use ferronet_linux::NsId;
+use ferronet_core::NsId;
 
 use crate::mem;
 use crate::supervisor::{Answer, Call, Supervisor};
