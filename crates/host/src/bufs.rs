@@ -47,9 +47,8 @@ impl Bufs {
             self.used.push_back(old);
         }
         let free = self.used.iter_mut().position(|b| b.try_reclaim(CHUNK));
-        self.current = free
-            .and_then(|i| self.used.remove(i))
-            .unwrap_or_else(|| BytesMut::with_capacity(CHUNK));
+        self.current =
+            free.and_then(|i| self.used.remove(i)).unwrap_or_else(|| BytesMut::with_capacity(CHUNK));
     }
 }
 

@@ -78,7 +78,10 @@ fn directory() -> Result<PathBuf> {
     let m = fs::symlink_metadata(&dir).map_err(HostError::step("control directory"))?;
     if m.uid() != uid || m.mode() & 0o077 != 0 || !m.is_dir() {
         let source = io::Error::from_raw_os_error(libc::EPERM);
-        return Err(HostError::Step { step: format!("{} must be yours alone (mode 0700)", dir.display()), source });
+        return Err(HostError::Step {
+            step: format!("{} must be yours alone (mode 0700)", dir.display()),
+            source,
+        });
     }
     Ok(dir)
 }
@@ -101,7 +104,9 @@ fn address(path: &std::path::Path) -> Result<(libc::sockaddr_un, libc::socklen_t
 
 fn seqpacket(flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
-    cvt_fd(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags, 0) }.into())
+    cvt_fd(
+        unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags, 0) }.into(),
+    )
 }
 
 fn connect(path: &std::path::Path) -> Result<OwnedFd> {
@@ -109,7 +114,8 @@ fn connect(path: &std::path::Path) -> Result<OwnedFd> {
     let step = || HostError::step(format!("no session answers at {}", path.display()));
     let fd = seqpacket(0).map_err(step())?;
     // SAFETY: `a` is a valid address of `len` bytes.
-    cvt(unsafe { libc::connect(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len) }.into()).map_err(step())?;
+    cvt(unsafe { libc::connect(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len) }.into())
+        .map_err(step())?;
     Ok(fd)
 }
 
@@ -119,13 +125,19 @@ impl Control {
         let dir = directory()?;
         let name = match name {
             Some(n) => n.to_owned(),
-            None => (1..).map(|i| format!("net{i}")).find(|n| connect(&dir.join(format!("{n}.sock"))).is_err()).unwrap_or_default(),
+            None => (1..)
+                .map(|i| format!("net{i}"))
+                .find(|n| connect(&dir.join(format!("{n}.sock"))).is_err())
+                .unwrap_or_default(),
         };
         join::check_name(&name)?;
         let path = dir.join(format!("{name}.sock"));
         if connect(&path).is_ok() {
             let source = io::Error::from_raw_os_error(libc::EADDRINUSE);
-            return Err(HostError::Step { step: format!("a session named `{name}` is running already"), source });
+            return Err(HostError::Step {
+                step: format!("a session named `{name}` is running already"),
+                source,
+            });
         }
         // Left behind by a session that was killed.
         let _ = fs::remove_file(&path);
@@ -160,7 +172,8 @@ impl Control {
     pub(crate) fn accept(&mut self, poller: &Poller) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: null address pointers are allowed.
-        let r = unsafe { libc::accept4(self.fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+        let r =
+            unsafe { libc::accept4(self.fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
         let Ok(fd) = cvt_fd(r.into()) else { return };
         let i = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
         if i < 64 && poller.add(fd.as_fd(), Token::Client(i as u32), bits::IN).is_ok() {
@@ -345,7 +358,8 @@ impl Client {
     /// When the socket fails.
     pub fn reply(&self) -> Result<Option<Reply>> {
         let mut buf = vec![0; MAX];
-        let (n, _) = recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
+        let (n, _) =
+            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
         buf.truncate(n);
         Ok(match buf.split_first() {
             None => None,
@@ -363,7 +377,8 @@ impl Client {
     pub fn exec(&self, cmd: &Command) -> Result<Exit> {
         self.request(&["join"])?;
         let mut buf = [0; 16];
-        let (_, fds) = recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
+        let (_, fds) =
+            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
         let Ok([user, mnt, pid, net, root]) = <[OwnedFd; 5]>::try_from(fds) else {
             return Err(HostError::SandboxDied);
         };
@@ -390,6 +405,10 @@ impl Client {
                 libc::tcsetpgrp(0, group);
             }
         }
-        Ok(if libc::WIFEXITED(status) { Exit::Code(libc::WEXITSTATUS(status)) } else { Exit::Signal(libc::WTERMSIG(status)) })
+        Ok(if libc::WIFEXITED(status) {
+            Exit::Code(libc::WEXITSTATUS(status))
+        } else {
+            Exit::Signal(libc::WTERMSIG(status))
+        })
     }
 }

@@ -48,7 +48,9 @@ pub enum HostError {
         source: io::Error,
     },
     /// A name that is not acceptable as a namespace name.
-    #[error("`{0}` cannot name a network namespace: use letters, digits, '.', '_' and '-', at most 100 of them")]
+    #[error(
+        "`{0}` cannot name a network namespace: use letters, digits, '.', '_' and '-', at most 100 of them"
+    )]
     Name(String),
     /// The first process of the sandbox is gone.
     #[error("the sandbox was killed from outside")]

@@ -59,7 +59,8 @@ fn sub_range(text: &str, name: &str, id: u32) -> Option<(u32, u32)> {
 fn helper(program: &str, file: &str, pid: u32, id: u32) -> bool {
     let uid = rustix::process::geteuid().as_raw();
     let name = user_name(uid).unwrap_or_default();
-    let Some((start, count)) = std::fs::read_to_string(file).ok().and_then(|t| sub_range(&t, &name, uid)) else {
+    let Some((start, count)) = std::fs::read_to_string(file).ok().and_then(|t| sub_range(&t, &name, uid))
+    else {
         return false;
     };
     let run = Command::new(program)
@@ -97,6 +98,9 @@ mod tests {
 
     #[test]
     fn own_map_becomes_an_identity() {
-        assert_eq!(identity("         0       1000          1\n         1     100000      65536\n"), "0 0 1\n1 1 65536\n");
+        assert_eq!(
+            identity("         0       1000          1\n         1     100000      65536\n"),
+            "0 0 1\n1 1 65536\n"
+        );
     }
 }

@@ -143,7 +143,8 @@ fn prepare(cmd: &Command) -> Result<Prepared> {
 /// Which step failed; `HostError::Exec` when the program itself cannot be executed.
 pub fn spawn(ns: &Namespaces, cmd: &Command) -> Result<Child> {
     let prepared = prepare(cmd)?;
-    let (ours, theirs) = crate::os::socketpair(libc::SOCK_SEQPACKET).map_err(HostError::step("making a socket pair"))?;
+    let (ours, theirs) =
+        crate::os::socketpair(libc::SOCK_SEQPACKET).map_err(HostError::step("making a socket pair"))?;
     // SAFETY: plain fork of a process with one thread; the child runs `helper`, which never returns.
     let helper_pid = cvt(unsafe { libc::fork() }.into()).map_err(HostError::step("fork"))?;
     if helper_pid == 0 {
@@ -243,7 +244,9 @@ fn helper(ns: &Namespaces, cmd: &Command, p: &Prepared, link: &OwnedFd) -> ! {
     join(&ns.pid, libc::CLONE_NEWPID, "joining the pid namespace");
     join(&ns.net, libc::CLONE_NEWNET, "joining the network namespace");
     // SAFETY: a plain fork; CLONE_PARENT makes the new process a child of our parent, who waits for it.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0, 0, 0, 0) };
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0, 0, 0, 0)
+    };
     match cvt(pid) {
         Ok(0) => {
             let (step, e) = exec(cmd, p, link);
@@ -277,7 +280,9 @@ fn exec_steps(cmd: &Command, p: &Prepared, link: &OwnedFd) -> std::result::Resul
     become_root().map_err(step("becoming root inside"))?;
     match (&cmd.net, &p.netns) {
         (Net::Fresh, _) => unshare_net().map_err(step("making a network namespace"))?,
-        (Net::Named(_), Some(path)) => named_net(path).map_err(step("joining the named network namespace"))?,
+        (Net::Named(_), Some(path)) => {
+            named_net(path).map_err(step("joining the named network namespace"))?
+        }
         _ => {}
     }
     if cmd.argv.is_empty() {
@@ -351,7 +356,9 @@ fn named_net(path: &CString) -> io::Result<()> {
 
 fn cvt_open(path: &CString) -> io::Result<RawFd> {
     // SAFETY: a NUL-terminated path.
-    let f = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC, 0o444) };
+    let f = unsafe {
+        libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC, 0o444)
+    };
     cvt(f.into()).map(|f| f as RawFd)
 }
 
@@ -371,7 +378,16 @@ fn groups_and_stdio(cmd: &Command) -> io::Result<()> {
             libc::tcsetpgrp(0, libc::getpgrp());
         }
         // The supervisor blocks and ignores signals that programs expect at their defaults.
-        for sig in [libc::SIGPIPE, libc::SIGTTOU, libc::SIGTTIN, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD] {
+        for sig in [
+            libc::SIGPIPE,
+            libc::SIGTTOU,
+            libc::SIGTTIN,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGTERM,
+            libc::SIGHUP,
+            libc::SIGCHLD,
+        ] {
             libc::signal(sig, libc::SIG_DFL);
         }
         let mut none = std::mem::zeroed();

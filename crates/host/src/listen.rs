@@ -42,7 +42,10 @@ impl Supervisor {
     fn add_token(&mut self, key: Key) {
         let Some((sock, st, mine)) = self.objects.stream(key) else { return };
         let (Phase::Listening { tokens }, Some(mine)) = (&mut st.phase, mine) else { return };
-        if *tokens < TOKENS && self.kernel.poll(sock).contains(Ready::IN) && os::send(mine.as_fd(), b"c").is_ok() {
+        if *tokens < TOKENS
+            && self.kernel.poll(sock).contains(Ready::IN)
+            && os::send(mine.as_fd(), b"c").is_ok()
+        {
             *tokens += 1;
         }
     }
@@ -73,7 +76,9 @@ impl Supervisor {
         };
         let (new, peer) = match got {
             Ok(x) => x,
-            Err(Errno::EAGAIN) if !matches!(st.phase, Phase::Listening { .. }) => return Answer::Err(libc::EINVAL),
+            Err(Errno::EAGAIN) if !matches!(st.phase, Phase::Listening { .. }) => {
+                return Answer::Err(libc::EINVAL);
+            }
             Err(Errno::EAGAIN) => {
                 self.settle_tokens(key, Some(theirs));
                 if call.expired || os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK != 0 {

@@ -134,7 +134,14 @@ pub(crate) fn scatter(pid: u32, iov: &[libc::iovec], data: &[u8]) -> Result<usiz
     let local = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: total };
     // SAFETY: `local` covers at most `data`; remote addresses are checked by the kernel.
     let n = unsafe {
-        libc::process_vm_writev(pid as libc::pid_t, &local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
+        libc::process_vm_writev(
+            pid as libc::pid_t,
+            &local,
+            1,
+            remote.as_ptr(),
+            remote.len() as libc::c_ulong,
+            0,
+        )
     };
     if n == total as isize { Ok(total) } else { Err(EFAULT) }
 }

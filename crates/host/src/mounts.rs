@@ -39,8 +39,9 @@ pub(crate) fn mount(src: &str, dst: &str, fstype: &str, flags: libc::c_ulong, da
     let c = |s: &str| CString::new(s).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     let (src, dst, fstype, data) = (c(src)?, c(dst)?, c(fstype)?, c(data)?);
     // SAFETY: four NUL-terminated strings that live across the call.
-    cvt(unsafe { libc::mount(src.as_ptr(), dst.as_ptr(), fstype.as_ptr(), flags, data.as_ptr().cast()) }.into())
-        .map(drop)
+    cvt(unsafe { libc::mount(src.as_ptr(), dst.as_ptr(), fstype.as_ptr(), flags, data.as_ptr().cast()) }
+        .into())
+    .map(drop)
 }
 
 /// Prepares the mounts; runs as the first process of the new namespaces. The error names the step.
@@ -55,7 +56,8 @@ pub(crate) fn prepare() -> Result<(), (&'static str, io::Error)> {
     tree().map_err(step("filling /run"))?;
     // As ip-netns(8) does it, so that its own attempts find things in order.
     let shared = libc::MS_SHARED | libc::MS_REC;
-    mount(NETNS_DIR, NETNS_DIR, "none", libc::MS_BIND | libc::MS_REC, "").map_err(step("binding /run/netns"))?;
+    mount(NETNS_DIR, NETNS_DIR, "none", libc::MS_BIND | libc::MS_REC, "")
+        .map_err(step("binding /run/netns"))?;
     mount("", NETNS_DIR, "none", shared, "").map_err(step("sharing /run/netns"))
 }
 
@@ -73,4 +75,3 @@ fn tree() -> io::Result<()> {
     write(&sudo, SUDO)?;
     set_permissions(&sudo, Permissions::from_mode(0o755))
 }
-

@@ -29,10 +29,13 @@ impl NsWatch {
     pub(crate) fn new(nl: Option<OwnedFd>) -> Self {
         if let Some(nl) = &nl {
             let group = GROUP.to_ne_bytes();
-            if let Err(e) = setsockopt_raw(nl.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group) {
+            if let Err(e) =
+                setsockopt_raw(nl.as_fd(), libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
+            {
                 tracing::warn!("namespaces will not be freed before the end: {e}");
             }
-            let _ = setsockopt_raw(nl.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &(1i32 << 20).to_ne_bytes());
+            let _ =
+                setsockopt_raw(nl.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &(1i32 << 20).to_ne_bytes());
         }
         Self { nl, next: 1, known: HashMap::new(), inodes: HashSet::new() }
     }

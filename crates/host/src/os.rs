@@ -59,7 +59,13 @@ pub(crate) fn getsockopt_u64(fd: BorrowedFd<'_>, name: i32) -> Option<u64> {
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).ok()?;
     // SAFETY: `val` and `len` are valid for writes and `len` is the size of `val`.
     let r = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, std::ptr::from_mut(&mut val).cast(), &mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            std::ptr::from_mut(&mut val).cast(),
+            &mut len,
+        )
     };
     (r == 0).then_some(val)
 }
@@ -178,14 +184,17 @@ pub(crate) fn recv_fds(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Re
     m.msg_control = control.as_mut_ptr().cast();
     m.msg_controllen = size_of_val(&control) as _;
     // SAFETY: all pointers in the message are valid for writes of the lengths given.
-    let n = cvt(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut m, flags | libc::MSG_CMSG_CLOEXEC) } as libc::c_long)?;
+    let n = cvt(
+        unsafe { libc::recvmsg(fd.as_raw_fd(), &mut m, flags | libc::MSG_CMSG_CLOEXEC) } as libc::c_long
+    )?;
     let mut fds = Vec::new();
     // SAFETY: the kernel filled msg_controllen bytes of well-formed control messages.
     unsafe {
         let mut c = libc::CMSG_FIRSTHDR(&m);
         while !c.is_null() {
             if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_RIGHTS {
-                let count = ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let count =
+                    ((*c).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
                 let data = libc::CMSG_DATA(c).cast::<RawFd>();
                 for i in 0..count {
                     fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));

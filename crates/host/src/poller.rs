@@ -143,7 +143,13 @@ mod tests {
 
     #[test]
     fn tokens_survive_packing() {
-        for t in [Token::Listener(3), Token::Object(7, 0xff_ffff), Token::Control, Token::Client(9), Token::Source(1)] {
+        for t in [
+            Token::Listener(3),
+            Token::Object(7, 0xff_ffff),
+            Token::Control,
+            Token::Client(9),
+            Token::Source(1),
+        ] {
             assert_eq!(Token::unpack(t.pack()), Some(t));
         }
     }

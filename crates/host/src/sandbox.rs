@@ -204,7 +204,8 @@ fn init(link: &OwnedFd) -> ! {
     }
     // SAFETY: no memory is involved.
     let nl = cvt_fd(
-        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) }.into(),
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) }
+            .into(),
     );
     let sent = match &nl {
         Ok(fd) => send_fds(link.as_fd(), b"k", &[fd.as_raw_fd()]),

@@ -96,7 +96,8 @@ const ALWAYS: &[libc::c_long] = &[
 const FAMILIES: &[i32] = &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
 /// i386 calls that would reach a network: socketcall, bpf, socket…shutdown, io_uring_setup.
-const I386_NET: &[u32] = &[102, 357, 359, 360, 361, 362, 363, 364, 365, 366, 367, 368, 369, 370, 371, 372, 373, 425];
+const I386_NET: &[u32] =
+    &[102, 357, 359, 360, 361, 362, 363, 364, 365, 366, 367, 368, 369, 370, 371, 372, 373, 425];
 
 /// `fd_base`: message sockets live at or above this number.
 fn program(fd_base: u32) -> Vec<libc::sock_filter> {
@@ -106,15 +107,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
         (a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label());
     a.load(ARCH);
     a.jeq(NATIVE, native);
-    let i386 = a.label();
-    a.jeq(I386, i386);
-    a.ret(ENOSYS);
-    a.place(i386);
-    a.load(NR);
-    for nr in I386_NET {
-        a.jeq(*nr, enosys);
-    }
-    a.ret(ALLOW);
+    foreign(&mut a, enosys);
 
     a.place(native);
     a.load(NR);
@@ -157,34 +150,8 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     }
     a.ret(ALLOW);
 
-    // 0x89xx: SIOC*; 0x54c8..0x54ff: TUN*. FIONREAD (SIOCINQ) and TIOCOUTQ (SIOCOUTQ) only on our message sockets.
     a.place(ioctl);
-    let outq = a.label();
-    a.load(arg_lo(1));
-    a.jeq(libc::FIONREAD as u32, outq);
-    a.jeq(libc::TIOCOUTQ as u32, notify);
-    a.and(0xffff_ff00);
-    a.jeq(0x8900, notify);
-    a.load(arg_lo(1));
-    a.and(0xffff_0000);
-    let tun = a.label();
-    for dir in [0x4004_0000u32, 0x8004_0000, 0x8010_0000, 0x4010_0000] {
-        a.jeq(dir, tun);
-    }
-    a.ret(ALLOW);
-    a.place(tun);
-    a.load(arg_lo(1));
-    a.and(0xffff);
-    let (ge, not) = (a.label(), a.label());
-    a.jge(0x54c8, ge);
-    a.ret(ALLOW);
-    a.place(ge);
-    a.jge(0x5500, not);
-    a.ret(NOTIFY);
-    a.place(not);
-    a.ret(ALLOW);
-    a.place(outq);
-    fd_check(&mut a, fd_base, allow, notify);
+    ioctl_check(&mut a, fd_base, allow, notify);
 
     // F_DUPFD and F_DUPFD_CLOEXEC on our message sockets.
     a.place(fcntl);
@@ -216,6 +183,50 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     a.place(enosys);
     a.ret(ENOSYS);
     a.finish()
+}
+
+/// Programs of another architecture: i386 may run without a network, nothing else may.
+fn foreign(a: &mut Asm, enosys: Label) {
+    let i386 = a.label();
+    a.jeq(I386, i386);
+    a.ret(ENOSYS);
+    a.place(i386);
+    a.load(NR);
+    for nr in I386_NET {
+        a.jeq(*nr, enosys);
+    }
+    a.ret(ALLOW);
+}
+
+/// Which ioctl commands matter.
+fn ioctl_check(a: &mut Asm, fd_base: u32, allow: Label, notify: Label) {
+    // 0x89xx: SIOC*; 0x54c8..0x54ff: TUN*. FIONREAD (SIOCINQ) and TIOCOUTQ (SIOCOUTQ) only on our message sockets.
+    let outq = a.label();
+    a.load(arg_lo(1));
+    a.jeq(libc::FIONREAD as u32, outq);
+    a.jeq(libc::TIOCOUTQ as u32, notify);
+    a.and(0xffff_ff00);
+    a.jeq(0x8900, notify);
+    a.load(arg_lo(1));
+    a.and(0xffff_0000);
+    let tun = a.label();
+    for dir in [0x4004_0000u32, 0x8004_0000, 0x8010_0000, 0x4010_0000] {
+        a.jeq(dir, tun);
+    }
+    a.ret(ALLOW);
+    a.place(tun);
+    a.load(arg_lo(1));
+    a.and(0xffff);
+    let (ge, not) = (a.label(), a.label());
+    a.jge(0x54c8, ge);
+    a.ret(ALLOW);
+    a.place(ge);
+    a.jge(0x5500, not);
+    a.ret(NOTIFY);
+    a.place(not);
+    a.ret(ALLOW);
+    a.place(outq);
+    fd_check(a, fd_base, allow, notify);
 }
 
 /// Notify when the descriptor (argument 0, an int) is at or above the base; else allow.
@@ -272,14 +283,19 @@ pub(crate) fn recv(listener: BorrowedFd<'_>) -> io::Result<Option<Notif>> {
 
 fn send(listener: BorrowedFd<'_>, resp: &mut libc::seccomp_notif_resp) -> bool {
     // SAFETY: `resp` is valid for the call.
-    let r = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, std::ptr::from_mut(resp)) };
+    let r = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, std::ptr::from_mut(resp))
+    };
     r == 0
 }
 
 /// Answers with a value (≥ 0) or a negative errno; false when the call was cancelled by a signal or death.
 pub(crate) fn answer(listener: BorrowedFd<'_>, id: u64, value: i64) -> bool {
     let error = if value < 0 { value as i32 } else { 0 };
-    send(listener, &mut libc::seccomp_notif_resp { id, val: if value < 0 { 0 } else { value }, error, flags: 0 })
+    send(
+        listener,
+        &mut libc::seccomp_notif_resp { id, val: if value < 0 { 0 } else { value }, error, flags: 0 },
+    )
 }
 
 /// Lets the kernel run the call as it is.
@@ -291,7 +307,9 @@ pub(crate) fn resume(listener: BorrowedFd<'_>, id: u64) -> bool {
 /// Is the call still waiting? Must be asked after reading the program's memory and before acting on it.
 pub(crate) fn valid(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: reads one u64.
-    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, std::ptr::from_ref(&id)) == 0 }
+    unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, std::ptr::from_ref(&id)) == 0
+    }
 }
 
 /// Where an injected descriptor goes.
@@ -305,7 +323,13 @@ pub(crate) enum Slot {
 
 /// Puts a copy of `fd` into the program and answers the call with its number, atomically.
 /// Errors: EMFILE or EBADF from the program's RLIMIT_NOFILE, ENOENT when the call was cancelled.
-pub(crate) fn inject(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>, slot: Slot, cloexec: bool) -> io::Result<u32> {
+pub(crate) fn inject(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    slot: Slot,
+    cloexec: bool,
+) -> io::Result<u32> {
     let (set, newfd) = match slot {
         Slot::Lowest => (0, 0),
         Slot::At(n) => (libc::SECCOMP_ADDFD_FLAG_SETFD, n),
@@ -318,7 +342,9 @@ pub(crate) fn inject(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>, slot
         newfd_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },
     };
     // SAFETY: `add` is valid for the call.
-    let r = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, std::ptr::from_ref(&add)) };
+    let r = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, std::ptr::from_ref(&add))
+    };
     cvt(r.into()).map(|n| n as u32)
 }
 

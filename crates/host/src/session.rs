@@ -78,7 +78,10 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("sandbox", &self.sandbox).field("children", &self.children).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("sandbox", &self.sandbox)
+            .field("children", &self.children)
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,7 +265,10 @@ impl Session {
     /// When epoll refuses the descriptor.
     pub fn register(&mut self, fd: OwnedFd, on_ready: OnReady) -> Result<SourceId> {
         let i = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
-        self.sup.poller.add(fd.as_fd(), Token::Source(i as u32), bits::IN).map_err(HostError::step("epoll"))?;
+        self.sup
+            .poller
+            .add(fd.as_fd(), Token::Source(i as u32), bits::IN)
+            .map_err(HostError::step("epoll"))?;
         let source = Some(Source { fd, on_ready });
         match self.sources.get_mut(i) {
             Some(s) => *s = source,

@@ -200,7 +200,11 @@ impl Supervisor {
     pub(crate) fn stream_fail(&mut self, key: Key, e: Errno) {
         let Some(o) = self.objects.get_mut(key) else { return };
         let (owner, cookie) = (o.owner, o.cookie);
-        if e == Errno::ECONNRESET || e == Errno::ETIMEDOUT || e == Errno::EHOSTUNREACH || e == Errno::ENETUNREACH {
+        if e == Errno::ECONNRESET
+            || e == Errno::ETIMEDOUT
+            || e == Errno::EHOSTUNREACH
+            || e == Errno::ENETUNREACH
+        {
             // A byte left unread in our queue makes the kernel report ECONNRESET to the program when we close.
             if let Ok(theirs) = self.tasks.getfd(owner.0, owner.1 as i32)
                 && os::cookie(theirs.as_fd()) == Some(cookie)

@@ -233,7 +233,9 @@ impl Supervisor {
                 None => return,
             };
             match got {
-                Ok(Some(n)) => self.serve(Call { n, listener: index, parked: None, deadline: None, expired: false }),
+                Ok(Some(n)) => {
+                    self.serve(Call { n, listener: index, parked: None, deadline: None, expired: false })
+                }
                 Ok(None) => {}
                 Err(e) => tracing::error!("seccomp notification: {e}"),
             }
@@ -286,7 +288,11 @@ impl Supervisor {
             return;
         };
         // A retried call keeps its place at the head of the line.
-        if call.parked.is_some() { o.waiters.insert(0, slot) } else { o.waiters.push(slot) }
+        if call.parked.is_some() {
+            o.waiters.insert(0, slot)
+        } else {
+            o.waiters.push(slot)
+        }
         if let Some(at) = deadline {
             self.deadlines.insert((at, slot));
         }
@@ -315,7 +321,13 @@ impl Supervisor {
         let Some(w) = self.unpark(slot) else { return };
         let alive = self.listener(w.listener).is_some_and(|l| seccomp::valid(l, w.n.id));
         if alive {
-            self.serve(Call { n: w.n, listener: w.listener, parked: Some(w.key), deadline: w.deadline, expired });
+            self.serve(Call {
+                n: w.n,
+                listener: w.listener,
+                parked: Some(w.key),
+                deadline: w.deadline,
+                expired,
+            });
         }
     }
 
@@ -325,7 +337,10 @@ impl Supervisor {
         for slot in waiters {
             let before = self.wait_id(slot);
             self.retry(slot, false);
-            let again = self.objects.get(key).is_some_and(|o| o.waiters.first().is_some_and(|s| self.wait_id(*s) == before));
+            let again = self
+                .objects
+                .get(key)
+                .is_some_and(|o| o.waiters.first().is_some_and(|s| self.wait_id(*s) == before));
             if fifo && before.is_some() && again {
                 break;
             }
@@ -362,7 +377,8 @@ impl Supervisor {
         let key = self.objects.insert(object);
         if let Some(o) = self.objects.get(key)
             && let Some(mine) = &o.mine
-            && let Err(e) = self.poller.add(mine.as_fd(), Token::Object(key.index, key.generation), o.interest)
+            && let Err(e) =
+                self.poller.add(mine.as_fd(), Token::Object(key.index, key.generation), o.interest)
         {
             tracing::error!("epoll_ctl: {e}");
         }

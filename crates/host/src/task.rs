@@ -125,7 +125,9 @@ impl Tasks {
         let r = unsafe { libc::ioctl(task.pidfd.as_raw_fd(), PIDFD_GET_NET_NAMESPACE, 0) };
         let fd = match cvt_fd(r.into()) {
             Ok(fd) => fd,
-            Err(_) => fs::File::open(format!("/proc/{tid}/ns/net")).map(OwnedFd::from).map_err(|e| errno_of(&e))?,
+            Err(_) => {
+                fs::File::open(format!("/proc/{tid}/ns/net")).map(OwnedFd::from).map_err(|e| errno_of(&e))?
+            }
         };
         let ino = inode(fd.as_fd());
         task.net = Some(ino);

@@ -34,7 +34,7 @@ pub(crate) fn iovecs(tid: u32, ptr: u64, n: usize) -> Result<(Vec<libc::iovec>, 
 /// Reads the msghdr at `at`.
 pub(crate) fn header(tid: u32, at: u64) -> Result<Header, i32> {
     let m: libc::msghdr = mem::read_val(tid, at)?;
-    let (iov, total) = iovecs(tid, m.msg_iov as u64, m.msg_iovlen as usize)?;
+    let (iov, total) = iovecs(tid, m.msg_iov as u64, m.msg_iovlen)?;
     Ok(Header { at, m, iov, total })
 }
 
@@ -60,7 +60,7 @@ impl Header {
             mem::write(tid, m.msg_name as u64, r.name.get(..room).unwrap_or_default())?;
             m.msg_namelen = r.name.len() as libc::socklen_t;
         }
-        let control = r.control.get(..r.control.len().min(m.msg_controllen as usize)).unwrap_or_default();
+        let control = r.control.get(..r.control.len().min(m.msg_controllen)).unwrap_or_default();
         mem::write(tid, m.msg_control as u64, control)?;
         m.msg_controllen = control.len() as _;
         m.msg_flags = r.flags;

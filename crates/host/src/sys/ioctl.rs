@@ -81,10 +81,11 @@ fn add_unsent(s: &mut Supervisor, key: crate::obj::Key, out: &mut [u8]) {
 /// struct ifconf { int len; void *buf }: the stack gets the room as a C int and answers with the array of ifreqs.
 fn ifconf(s: &mut Supervisor, call: &Call, sock: Option<SockId>) -> Answer {
     let (tid, at) = (call.n.tid, call.n.ptr(2));
-    let (len, buf) = match mem::read_val::<i32>(tid, at).and_then(|l| Ok((l, mem::read_val::<u64>(tid, at + 8)?))) {
-        Ok(x) => x,
-        Err(e) => return Answer::Err(e),
-    };
+    let (len, buf) =
+        match mem::read_val::<i32>(tid, at).and_then(|l| Ok((l, mem::read_val::<u64>(tid, at + 8)?))) {
+            Ok(x) => x,
+            Err(e) => return Answer::Err(e),
+        };
     let room = if buf == 0 { MAX } else { usize::try_from(len).unwrap_or(0).min(MAX) };
     match s.with_caller(tid, |k, c| k.ioctl(c, sock, SIOCGIFCONF, &(room as i32).to_ne_bytes())) {
         Ok(Ok(out)) => {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ferronet_core::Errno;
 use ferronet_linux::{Ready, Received, RecvReq, SendMsg, SockId};
 
+use crate::mem;
 use crate::obj::Key;
 use crate::os;
 use crate::poller::bits;
@@ -13,7 +14,6 @@ use crate::seccomp;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::control_msg::{self, Header, MAX_CONTROL, MAX_MESSAGE};
 use crate::sys::{Ours, addr};
-use crate::mem;
 
 /// Most tokens outstanding: each gives an edge to edge-triggered programs.
 const TOKENS: u32 = 4;
@@ -26,21 +26,24 @@ pub(crate) fn call(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> A
     if native && receives {
         return Answer::Continue;
     }
-    let r = match n.nr {
+
+    match n.nr {
         libc::SYS_read => recv_plain(s, call, o, sock, &one(n.ptr(1), n.ptr(2))),
-        libc::SYS_readv => control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize).map(|(iov, _)| recv_plain(s, call, o, sock, &iov)).unwrap_or_else(Answer::Err),
+        libc::SYS_readv => control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize)
+            .map(|(iov, _)| recv_plain(s, call, o, sock, &iov))
+            .unwrap_or_else(Answer::Err),
         libc::SYS_recvfrom => recvfrom(s, call, o, sock),
         libc::SYS_recvmsg => recvmsg(s, call, o, sock),
         libc::SYS_write => send_data(s, call, o, sock, gather_one(n.tid, n.ptr(1), n.ptr(2))),
         libc::SYS_writev => {
-            let data = control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize).and_then(|(iov, t)| control_msg::gather(n.tid, &iov, t));
+            let data = control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize)
+                .and_then(|(iov, t)| control_msg::gather(n.tid, &iov, t));
             send_data(s, call, o, sock, data)
         }
         libc::SYS_sendto => sendto(s, call, o, sock),
         libc::SYS_sendmsg => sendmsg(s, call, o, sock),
         _ => Answer::Continue,
-    };
-    r
+    }
 }
 
 fn one(ptr: u64, len: u64) -> [libc::iovec; 1] {
@@ -53,7 +56,9 @@ fn gather_one(tid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
 
 /// May this call wait? The status flags are those of the shared open file.
 pub(crate) fn may_block(call: &Call, theirs: &OwnedFd, flags: i32) -> bool {
-    !call.expired && flags & libc::MSG_DONTWAIT == 0 && os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK == 0
+    !call.expired
+        && flags & libc::MSG_DONTWAIT == 0
+        && os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK == 0
 }
 
 /// Takes one message, from the stash of a cancelled call or from the stack.
@@ -71,7 +76,13 @@ pub(crate) fn take(s: &mut Supervisor, key: Key, sock: SockId, req: &RecvReq) ->
 }
 
 /// A receive that may park.
-fn receive(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, req: &RecvReq) -> Result<Received, Answer> {
+fn receive(
+    s: &mut Supervisor,
+    call: &Call,
+    o: &Ours,
+    sock: SockId,
+    req: &RecvReq,
+) -> Result<Received, Answer> {
     match take(s, o.key, sock, req) {
         Ok(r) => Ok(r),
         Err(Errno::EAGAIN) => {
@@ -90,7 +101,14 @@ fn receive(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, req: &RecvRe
 }
 
 /// Answers a receive; a message whose call was cancelled goes back to the head of the queue.
-fn finish(s: &mut Supervisor, call: &Call, o: &Ours, r: Received, flags: i32, put: Result<(), i32>) -> Answer {
+fn finish(
+    s: &mut Supervisor,
+    call: &Call,
+    o: &Ours,
+    r: Received,
+    flags: i32,
+    put: Result<(), i32>,
+) -> Answer {
     let n = if flags & libc::MSG_TRUNC != 0 { r.len } else { r.data.len() };
     if let Err(e) = put {
         s.settle_message(o.key, &o.theirs);
@@ -153,7 +171,7 @@ fn recvmsg(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
 
 /// What a msghdr asks for.
 pub(crate) fn request(h: &Header, flags: i32) -> RecvReq {
-    let control_len = if h.m.msg_control.is_null() { 0 } else { (h.m.msg_controllen as usize).min(MAX_CONTROL) };
+    let control_len = if h.m.msg_control.is_null() { 0 } else { h.m.msg_controllen.min(MAX_CONTROL) };
     RecvReq { len: h.total.min(MAX_MESSAGE), control_len, flags }
 }
 
@@ -163,7 +181,13 @@ fn sendto(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
     let name = if n.ptr(4) == 0 { Ok(Vec::new()) } else { addr::get(n.tid, n.ptr(4), n.ptr(5)) };
     let parts = name.and_then(|name| Ok((name, gather_one(n.tid, n.ptr(1), n.ptr(2))?)));
     match parts {
-        Ok((name, data)) => send(s, call, o, sock, &Outgoing { name, data: data.into(), control: Vec::new(), flags: n.int(3) }),
+        Ok((name, data)) => send(
+            s,
+            call,
+            o,
+            sock,
+            &Outgoing { name, data: data.into(), control: Vec::new(), flags: n.int(3) },
+        ),
         Err(e) => Answer::Err(e),
     }
 }
@@ -187,8 +211,12 @@ pub(crate) struct Outgoing {
 
 /// Reads everything a msghdr points to.
 pub(crate) fn outgoing(tid: u32, h: &Header, flags: i32) -> Result<Outgoing, i32> {
-    let name = if h.m.msg_name.is_null() { Vec::new() } else { addr::get(tid, h.m.msg_name as u64, h.m.msg_namelen.into())? };
-    let control_len = h.m.msg_controllen as usize;
+    let name = if h.m.msg_name.is_null() {
+        Vec::new()
+    } else {
+        addr::get(tid, h.m.msg_name as u64, h.m.msg_namelen.into())?
+    };
+    let control_len = h.m.msg_controllen;
     if control_len > MAX_CONTROL {
         return Err(libc::ENOBUFS);
     }
@@ -198,7 +226,13 @@ pub(crate) fn outgoing(tid: u32, h: &Header, flags: i32) -> Result<Outgoing, i32
 
 fn send_data(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, data: Result<Vec<u8>, i32>) -> Answer {
     match data {
-        Ok(d) => send(s, call, o, sock, &Outgoing { name: Vec::new(), data: d.into(), control: Vec::new(), flags: 0 }),
+        Ok(d) => send(
+            s,
+            call,
+            o,
+            sock,
+            &Outgoing { name: Vec::new(), data: d.into(), control: Vec::new(), flags: 0 },
+        ),
         Err(e) => Answer::Err(e),
     }
 }
@@ -206,7 +240,11 @@ fn send_data(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, data: Resu
 /// Hands one message to the stack.
 pub(crate) fn submit(s: &mut Supervisor, tid: u32, sock: SockId, m: &Outgoing) -> Result<usize, i32> {
     s.with_caller(tid, |k, c| {
-        k.sendmsg(c, sock, SendMsg { name: &m.name, data: m.data.clone(), control: &m.control, flags: m.flags })
+        k.sendmsg(
+            c,
+            sock,
+            SendMsg { name: &m.name, data: m.data.clone(), control: &m.control, flags: m.flags },
+        )
     })?
     .map_err(|e| i32::from(e.0))
 }
@@ -301,10 +339,12 @@ impl Supervisor {
             let Some((sock, m, Some(mine))) = self.objects.message(key) else { return };
             let got = match m.stash.take() {
                 Some(r) => r,
-                None => match self.kernel.recvmsg(sock, RecvReq { len: MAX_MESSAGE, control_len: 0, flags: 0 }) {
-                    Ok(r) => r,
-                    Err(_) => return,
-                },
+                None => {
+                    match self.kernel.recvmsg(sock, RecvReq { len: MAX_MESSAGE, control_len: 0, flags: 0 }) {
+                        Ok(r) => r,
+                        Err(_) => return,
+                    }
+                }
             };
             if os::send(mine.as_fd(), &got.data).is_err() {
                 m.stash = Some(got);

@@ -34,7 +34,9 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
     match nr {
         libc::SYS_socket => socket::socket(s, call),
         libc::SYS_openat | libc::SYS_openat2 => procfs::open(s, call),
-        libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2 => stat::stat(s, call),
+        libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2 => {
+            stat::stat(s, call)
+        }
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open => procfs::open(s, call),
         #[cfg(target_arch = "x86_64")]
@@ -102,7 +104,10 @@ impl Supervisor {
         let v = self.kernel.getsockopt(sock, libc::SOL_SOCKET, name, 16).ok()?;
         let part = |at: usize| v.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_ne_bytes);
         let (sec, usec) = (part(0)?, part(8)?);
-        let ns = u64::try_from(sec).ok()?.saturating_mul(1_000_000_000).saturating_add(u64::try_from(usec).ok()? * 1000);
+        let ns = u64::try_from(sec)
+            .ok()?
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(usec).ok()? * 1000);
         (ns > 0).then(|| self.now_ns.saturating_add(ns))
     }
 }

@@ -43,7 +43,11 @@ pub(crate) fn connect(s: &mut Supervisor, call: &Call, o: Ours, stream: bool, so
 
 /// getsockname and getpeername(fd, addr, len*).
 pub(crate) fn name(s: &mut Supervisor, call: &Call, sock: SockId) -> Answer {
-    let r = if call.n.nr == libc::SYS_getsockname { s.kernel.getsockname(sock) } else { s.kernel.getpeername(sock) };
+    let r = if call.n.nr == libc::SYS_getsockname {
+        s.kernel.getsockname(sock)
+    } else {
+        s.kernel.getpeername(sock)
+    };
     match r {
         Ok(name) => match addr::put(call.n.tid, &name, call.n.ptr(1), call.n.ptr(2)) {
             Ok(()) => Answer::Ret(0),
@@ -71,12 +75,12 @@ pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, 
         return e.into();
     }
     if how != libc::SHUT_WR {
-        if let Some((_, st, mine)) = s.objects.stream(key) {
-            if let (Some(mine), false) = (mine, st.in_eof) {
-                // Readers of the program wake with end of file.
-                os::shutdown(mine.as_fd(), libc::SHUT_WR);
-                st.in_eof = true;
-            }
+        if let Some((_, st, mine)) = s.objects.stream(key)
+            && let (Some(mine), false) = (mine, st.in_eof)
+        {
+            // Readers of the program wake with end of file.
+            os::shutdown(mine.as_fd(), libc::SHUT_WR);
+            st.in_eof = true;
         }
         let _ = s.kernel.shutdown(sock, libc::SHUT_RD);
     }

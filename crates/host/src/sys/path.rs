@@ -73,7 +73,10 @@ pub(crate) fn classify(s: &mut Supervisor, call: &Call, dirfd: i32, ptr: u64) ->
 /// Can a path that starts like this be ours?
 fn interesting(path: &[u8]) -> bool {
     let p = path.strip_prefix(b"/").unwrap_or(path);
-    p.starts_with(b"proc/") || p.starts_with(b"/") || p.starts_with(b"./") || path.starts_with(TREE_DIR.as_bytes())
+    p.starts_with(b"proc/")
+        || p.starts_with(b"/")
+        || p.starts_with(b"./")
+        || path.starts_with(TREE_DIR.as_bytes())
 }
 
 /// Components without ".", ".." and empty ones.
@@ -96,7 +99,8 @@ fn split<'a>(parts: &[&'a str]) -> Option<(Whose, Vec<&'a str>)> {
     let tree = ["run", "ferronet", "tree"];
     if parts.starts_with(&tree) {
         let ino = parts.get(3)?.parse().ok()?;
-        return Some((Whose::Inode(ino), parts.get(4..)?.to_vec())).filter(|(_, r)| r.starts_with(&["sys", "net"]));
+        return Some((Whose::Inode(ino), parts.get(4..)?.to_vec()))
+            .filter(|(_, r)| r.starts_with(&["sys", "net"]));
     }
     if parts.first() != Some(&"proc") {
         return None;

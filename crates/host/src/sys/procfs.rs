@@ -63,7 +63,11 @@ fn open_sys(s: &mut Supervisor, call: &Call, ns: NsId, path: String, flags: i32)
     let cloexec = flags & libc::O_CLOEXEC != 0;
     let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
     if let Some(list) = s.kernel.proc_list(ns, &path) {
-        return if write { Answer::Err(libc::EISDIR) } else { inject_dir(s, call, ns, &path, &list, cloexec) };
+        return if write {
+            Answer::Err(libc::EISDIR)
+        } else {
+            inject_dir(s, call, ns, &path, &list, cloexec)
+        };
     }
     if flags & libc::O_DIRECTORY != 0 {
         return Answer::Err(if exists(s, call, ns, &path) { libc::ENOTDIR } else { libc::ENOENT });
@@ -109,7 +113,8 @@ pub(crate) fn exists(s: &mut Supervisor, call: &Call, ns: NsId, path: &str) -> b
 
 /// A read-only file with this text.
 fn memfd(name: &str, text: &[u8]) -> io::Result<OwnedFd> {
-    let name = CString::new(name.replace('/', ".")).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let name =
+        CString::new(name.replace('/', ".")).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: a NUL-terminated name.
     let fd = os::cvt_fd(unsafe { libc::memfd_create(name.as_ptr(), flags) }.into())?;
@@ -140,7 +145,14 @@ pub(crate) fn inject_plain(s: &Supervisor, call: &Call, fd: &OwnedFd, cloexec: b
 }
 
 /// A directory that lists our names: a tree of empty files in the sandbox's private /run stands in for it.
-fn inject_dir(s: &mut Supervisor, call: &Call, ns: NsId, path: &str, list: &[(String, bool)], cloexec: bool) -> Answer {
+fn inject_dir(
+    s: &mut Supervisor,
+    call: &Call,
+    ns: NsId,
+    path: &str,
+    list: &[(String, bool)],
+    cloexec: bool,
+) -> Answer {
     let Some(ino) = s.kernel.ns_cookie(ns) else { return Answer::Err(libc::ENOENT) };
     let dir = format!("{}{TREE_DIR}/{ino}/{path}", s.root);
     match mirror(&dir, list).and_then(|()| fs::File::open(&dir)) {
@@ -155,7 +167,11 @@ fn mirror(dir: &str, list: &[(String, bool)]) -> io::Result<()> {
     for entry in fs::read_dir(dir)?.flatten() {
         let known = entry.file_name().to_str().is_some_and(|n| list.iter().any(|(x, _)| x == n));
         if !known {
-            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+            let _ = if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
         }
     }
     for (name, is_dir) in list {

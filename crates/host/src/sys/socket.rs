@@ -44,7 +44,8 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
         let native = matches!(slot, Slot::Lowest);
         Body::Message(sock, Message { native, ..Message::default() })
     };
-    let object = Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest: bits::IN, body };
+    let object =
+        Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest: bits::IN, body };
     inject(s, call, object, theirs.as_fd(), slot, flags & libc::SOCK_CLOEXEC != 0)
 }
 

@@ -10,7 +10,8 @@ use crate::sys::procfs::exists;
 /// Serves the stat family.
 pub(crate) fn stat(s: &mut Supervisor, call: &Call) -> Answer {
     let n = &call.n;
-    let at = matches!(n.nr, libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2);
+    let at =
+        matches!(n.nr, libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2);
     let (dirfd, ptr) = if at { (n.int(0), n.ptr(1)) } else { (libc::AT_FDCWD, n.ptr(0)) };
     let Some(Target::Sys(ns, path)) = classify(s, call, dirfd, ptr) else { return Answer::Continue };
     if path.starts_with("sys/net/unix") {
