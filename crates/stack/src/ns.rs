@@ -11,6 +11,7 @@ use crate::ipv4::icmp::IcmpLimits;
 use crate::neigh::NeighTable;
 use crate::notify::Notifications;
 use crate::pmtu::PmtuCache;
+use crate::sock::Sockets;
 
 /// `all` and `default` rows of the per-device tunables.
 #[derive(Clone, Debug)]
@@ -70,6 +71,8 @@ pub struct Namespace {
     pub pmtu: PmtuCache,
     /// Reassembly queues.
     pub frags: FragTable,
+    /// Sockets.
+    pub socks: Sockets,
 }
 
 impl Namespace {
@@ -84,6 +87,7 @@ impl Namespace {
         let icmp = IcmpLimits::new(&mut env.rng);
         let pmtu = PmtuCache::new(&mut env.rng);
         let frags = FragTable::new(&mut env.rng);
+        let socks = Sockets::new(&mut env.rng);
         Namespace {
             id,
             env,
@@ -96,6 +100,7 @@ impl Namespace {
             icmp,
             pmtu,
             frags,
+            socks,
         }
     }
 }

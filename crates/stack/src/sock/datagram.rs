@@ -1,0 +1,1 @@
+//! Receiving whole messages, for all kinds that do (`skb_recv_datagram`).
