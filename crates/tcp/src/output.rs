@@ -148,7 +148,7 @@ impl Tcb {
             t.urg = (self.snd.up - seq) as u16;
         }
         self.stats.segs_out = self.stats.segs_out.wrapping_add(t.segs());
-        self.ack_sent(cx);
+        self.ack_sent();
         t
     }
 

@@ -33,7 +33,6 @@ pub(crate) struct AckRound {
     pub(crate) prior_una: u64,
     prior_delivered: u32,
     prior_lost: u32,
-    prior_in_flight: u32,
     pub(crate) tsecr: Option<u32>,
     /// Transmission times of the first and last newly acknowledged, never retransmitted records, and the same for SACK.
     first_acked: Option<Instant>,
@@ -62,7 +61,6 @@ impl Tcb {
             prior_una: self.snd.una,
             prior_delivered: self.rec.delivered,
             prior_lost: self.rec.lost,
-            prior_in_flight: self.in_flight(),
             tsecr: if self.ts_on { seg.opts.timestamps.map(|t| t.tsecr) } else { None },
             first_acked: None,
             last_acked: None,
@@ -165,12 +163,10 @@ impl Tcb {
         if ack > s.una || seq > s.wl1 || (seq == s.wl1 && (wnd > s.wnd || wnd == 0)) {
             a.flag |= WIN_UPDATE;
             s.wl1 = seq;
-            if s.wnd != wnd {
-                s.wnd = wnd;
-                if wnd > s.max_wnd {
-                    s.max_wnd = wnd;
-                }
-                let _ = cx;
+            s.wnd = wnd;
+            if wnd > s.max_wnd {
+                s.max_wnd = wnd;
+                self.sync_mss(cx);
             }
         }
     }
@@ -348,7 +344,6 @@ impl Tcb {
             let ev = self.ack_event(cx.now, newly, None);
             self.cong.on_ack(&mut self.w, &ev);
         }
-        let _ = a.prior_in_flight;
     }
 
     /// The window was in use, so that a larger one would have been used too (`tcp_is_cwnd_limited`).

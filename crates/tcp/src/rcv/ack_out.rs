@@ -127,7 +127,7 @@ impl Tcb {
             return;
         }
         let more_than_one = self.rcv.nxt - self.rcv.wup > u64::from(self.ack.rcv_mss);
-        if (more_than_one && self.select_window() >= self.receive_window())
+        if (more_than_one && self.select_window() >= self.rcv.wnd)
             || self.in_quickack_mode(cx)
             || !self.rcv.ofo.is_empty()
         {
@@ -165,14 +165,13 @@ impl Tcb {
     }
 
     /// An ACK left, alone or with data (`tcp_event_ack_sent`).
-    pub(crate) fn ack_sent(&mut self, cx: &Cx<'_>) {
+    pub(crate) fn ack_sent(&mut self) {
         if self.ack.quick > 0 {
             self.ack.quick -= 1;
             if self.ack.quick == 0 {
                 self.ack.ato_us = ATO_MIN.as_micros() as u32;
             }
         }
-        let _ = cx;
         self.ack.sched = false;
         self.ack.now = false;
         self.ack.pushed = 0;

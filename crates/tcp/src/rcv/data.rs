@@ -41,12 +41,14 @@ impl Tcb {
             }
             State::CloseWait | State::LastAck | State::Closing => {
                 // "This should not occur since a FIN has been received from the remote side. Ignore the text."
-                // Repeated data is acknowledged again below.
-                if seq >= self.rcv.nxt {
-                    return if end == seq { Ok(()) } else { Err(DropReason::TcpFlags) };
+                // What we have already is acknowledged again below; there is nothing behind the FIN.
+                if end != seq && end > self.rcv.nxt {
+                    return Err(DropReason::TcpFlags);
                 }
             }
-            State::SynRecv | State::SynSent | State::TimeWait | State::Close | State::Listen => {
+            // Our FIN was just acknowledged in CLOSING.
+            State::TimeWait => return Ok(()),
+            State::SynRecv | State::SynSent | State::Close | State::Listen => {
                 return Err(DropReason::TcpFlags);
             }
         }

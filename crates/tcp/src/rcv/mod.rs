@@ -38,6 +38,11 @@ impl Tcb {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn count_in_for_test(&mut self, seg: &Segment) {
+        self.count_in(seg);
+    }
+
     pub(crate) fn rcv_slow(
         &mut self,
         cx: &mut Cx<'_>,
@@ -63,6 +68,8 @@ impl Tcb {
         // Third, security: RFC 793's compartments are not used.
         self.fourth_check_syn(cx, seg, seq)?;
         self.fifth_check_ack(cx, seg, seq)?;
+        // Only a SYN-ACK that completes a simultaneous open comes so far; its SYN is known already.
+        let seq = seq + u64::from(seg.has(TcpFlags::SYN));
         self.sixth_check_urg(seg, seq);
         self.seventh_process_text(cx, seg, seq, end, payload)?;
         self.ack_snd_check(cx);

@@ -166,7 +166,8 @@ impl Tcb {
         cx.inc(if start < self.rcv.nxt { Mib::TcpExtTCPDSACKOldSent } else { Mib::TcpExtTCPDSACKOfoSent });
         self.rcv.dsack = Some(match self.rcv.dsack {
             Some((a, b)) if start <= b && end >= a => (a.min(start), b.max(end)),
-            Some(_) | None => (start, end),
+            Some(first) => first,
+            None => (start, end),
         });
     }
 

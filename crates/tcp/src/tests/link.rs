@@ -290,17 +290,6 @@ impl World {
     pub(super) fn state(&self, end: usize) -> State {
         self.tcb[end].as_ref().map_or(State::Close, Tcb::state)
     }
-    /// Until both ends are open.
-    pub(super) fn establish(&mut self) {
-        self.connect();
-        for _ in 0..1000 {
-            if self.state(0) == State::Established && self.state(1) == State::Established {
-                return;
-            }
-            assert!(self.step());
-        }
-        panic!("no connection");
-    }
 }
 
 /// What always holds.

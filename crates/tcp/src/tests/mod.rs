@@ -3,7 +3,6 @@
 mod fuzz;
 mod link;
 mod script;
-mod speed;
 mod transfer;
 
 use ferronet_core::mib::MibTable;
