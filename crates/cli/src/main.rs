@@ -2,12 +2,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod capture;
 mod lab;
+mod pcapng;
+mod remote;
+mod rtnl;
+mod serve;
+mod session;
+mod sysctl;
 mod tool;
 mod trace;
 mod units;
 
-use args::{Cli, Command};
+use args::{Cli, Command, UpArgs};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -24,14 +31,27 @@ fn main() -> ExitCode {
 /// Runs the command; `Ok` is the exit status, the error is a sentence for a person.
 fn run(cli: Cli) -> Result<u8, String> {
     match cli.command {
+        Command::Shell(args) => session::shell(&args),
+        Command::Run(args) => session::run(&args),
+        Command::Up(args) => up(&args),
+        Command::Ps(args) => remote::ps(&args),
+        Command::Exec(args) => remote::exec(&args),
+        Command::Trace(args) => remote::trace(&args),
+        Command::Drops(args) => remote::drops(&args),
+        Command::Sysctl(args) => sysctl::explain(&args),
         Command::Tool(tool) => tool::run(tool),
-        Command::Up(args) => {
-            let file = args.file.display().to_string();
-            let text = std::fs::read_to_string(&args.file).map_err(|e| format!("{file}: {e}"))?;
-            let lab = lab::parse(&file, &text).map_err(|e| e.to_string())?;
-            println!("{lab:?}");
-            Ok(0)
-        }
-        _ => Ok(0),
     }
+}
+
+/// Reads the lab file and runs it.
+fn up(args: &UpArgs) -> Result<u8, String> {
+    let file = args.file.display().to_string();
+    let text = std::fs::read_to_string(&args.file).map_err(|e| format!("{file}: {e}"))?;
+    let lab = lab::parse(&file, &text).map_err(|e| format!("the lab file has an error\n{e}"))?;
+    if args.check {
+        let (n, l, p) = (lab.namespaces.len(), lab.links.len(), lab.programs.len());
+        println!("{file} is good: {n} namespaces, {l} links, {p} programs");
+        return Ok(0);
+    }
+    lab::up(args, &lab)
 }

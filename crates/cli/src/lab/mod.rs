@@ -3,11 +3,15 @@
 //! `doc` reads TOML with positions, `parse` turns it into the model below and checks it as a whole, `run` builds
 //! it on a stack and runs its programs, `report` is the summary.
 
+mod build;
 mod doc;
+mod output;
 mod parse;
+pub(crate) mod report;
+mod run;
 
-pub(crate) use doc::LabError;
 pub(crate) use parse::parse;
+pub(crate) use run::up;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,0 +1,82 @@
+//! `ferronet shell` and `ferronet run`: one program on a fresh stack.
+
+use crate::args::{RunArgs, ShellArgs};
+use crate::serve;
+use ferronet_host::{Command, Config, HostError, Session};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A random seed from the kernel.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // std seeds its hasher from getrandom(2); the stack's own keys are made from this seed.
+    let a = std::hash::RandomState::new().build_hasher().finish();
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    a ^ clock.as_nanos() as u64
+}
+
+/// The stack's configuration: random, with the machine's wall clock and memory.
+pub(crate) fn kernel() -> ferronet_linux::Config {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    // The stack's clock is CLOCK_MONOTONIC; the difference turns it into wall-clock time.
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let monotonic = (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = memory.split_whitespace().nth(1).and_then(|k| k.parse::<u64>().ok()).unwrap_or(0);
+    ferronet_linux::Config { seed: seed(), wall_offset: wall.saturating_sub(monotonic), memory: kib * 1024 }
+}
+
+/// A shell in the terminal.
+pub(crate) fn shell(args: &ShellArgs) -> Result<u8, String> {
+    let shell = std::env::var_os("SHELL").map(PathBuf::from).filter(|s| s.is_file());
+    let shell = shell.unwrap_or_else(|| PathBuf::from("/bin/sh"));
+    let greet = std::io::stdin().is_terminal();
+    let argv = vec![shell.to_string_lossy().into_owned()];
+    start(args.name.clone(), args.pcapng.clone(), argv, "shell", greet)
+}
+
+/// One command.
+pub(crate) fn run(args: &RunArgs) -> Result<u8, String> {
+    start(
+        args.name.clone(),
+        args.pcapng.clone(),
+        args.cmd.clone(),
+        &format!("run {}", args.cmd.join(" ")),
+        false,
+    )
+}
+
+fn start(
+    name: Option<String>,
+    pcapng: Option<PathBuf>,
+    argv: Vec<String>,
+    what: &str,
+    greet: bool,
+) -> Result<u8, String> {
+    let mut session = Session::new(&Config { kernel: kernel(), name }).map_err(|e| e.to_string())?;
+    serve::install(&mut session, what);
+    if let Some(file) = pcapng {
+        crate::capture::install(&mut session, &file)?;
+    }
+    if greet {
+        let name = session.name().unwrap_or("this stack");
+        eprintln!(
+            "A fresh stack, `{name}`. Its network is empty: start with `ip link set lo up`. Ctrl-D leaves."
+        );
+    }
+    let cmd = Command { foreground: std::io::stdin().is_terminal(), ..Command::new(argv) };
+    match session.spawn(&cmd) {
+        Ok(pid) => {
+            let exit = session.run_until_exit(pid).map_err(|e| e.to_string())?;
+            Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX))
+        }
+        Err(e) => failed_to_start(&e),
+    }
+}
+
+/// The sentence goes to standard error, the exit status is that of a shell (127, 126).
+pub(crate) fn failed_to_start(e: &HostError) -> Result<u8, String> {
+    eprintln!("ferronet: {e}");
+    Ok(u8::try_from(e.exit_code()).unwrap_or(1))
+}
