@@ -1,0 +1,120 @@
+//! Running the command itself, bounded in time.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// A test waits no longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The command under test.
+pub fn ferronet(args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_ferronet"));
+    c.args(args).stdin(Stdio::null());
+    c
+}
+
+/// A child that does not outlive its test.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit status; -1 when killed.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Running {
+    /// Starts a command; its output can be waited for.
+    pub fn start(mut c: Command) -> Running {
+        let mut child = c.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ferronet starts");
+        let out = child.stdout.take().expect("piped");
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
+    }
+
+    /// The first line that contains the text; the test fails when none comes.
+    pub fn line_with(&self, text: &str) -> String {
+        loop {
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no line with `{text}`: {e}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(mut c: Command) -> Ended {
+    let mut child = c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ferronet starts");
+    let reader = |mut r: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = r.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let out = reader(Box::new(child.stdout.take().expect("piped")));
+    let err = reader(Box::new(child.stderr.take().expect("piped")));
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(s) = child.try_wait().expect("waiting for ferronet") {
+            break s;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("did not end in time: {c:?}");
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    };
+    let code = status.code().unwrap_or(-1);
+    Ended { code, out: out.join().expect("reader"), err: err.join().expect("reader") }
+}
+
+/// Whether programs can be put on a stack here; if not, the test is recorded as skipped.
+pub fn can_run(test: &str) -> bool {
+    let e = run(ferronet(&["run", "--", "true"]));
+    if e.code != 0 {
+        ferronet_sim::need::skip(test, e.err.trim());
+    }
+    e.code == 0
+}
+
+/// A file of the repository.
+pub fn repository(path: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).display().to_string()
+}
+
+/// A lab file of this test.
+pub fn lab(test: &str, text: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(&dir).expect("a directory for test files");
+    let path = dir.join(format!("{test}.toml"));
+    std::fs::write(&path, text).expect("writing a lab file");
+    path
+}
