@@ -181,6 +181,12 @@ impl Session {
         names.into_iter().filter_map(|n| Some((n.clone(), self.named(&n)?))).collect()
     }
 
+    /// The directory of the named namespaces, as the supervisor sees it: each file's inode is the stack's cookie.
+    #[must_use]
+    pub fn netns_dir(&self) -> std::path::PathBuf {
+        self.sandbox.path(crate::mounts::NETNS_DIR).into()
+    }
+
     /// Starts a program; returns its pid as seen outside.
     ///
     /// # Errors

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command under test.
-pub fn ferronet(args: &[&str]) -> Command {
+pub(crate) fn ferronet(args: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_ferronet"));
     c.args(args).stdin(Stdio::null());
     c
 }
 
 /// A child that does not outlive its test.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
 }
@@ -32,18 +32,18 @@ impl Drop for Running {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exit status; -1 when killed.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output.
-    pub out: String,
+    pub(crate) out: String,
     /// Standard error.
-    pub err: String,
+    pub(crate) err: String,
 }
 
 impl Running {
     /// Starts a command; its output can be waited for.
-    pub fn start(mut c: Command) -> Running {
+    pub(crate) fn start(mut c: Command) -> Running {
         let mut child = c.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ferronet starts");
         let out = child.stdout.take().expect("piped");
         let (send, lines) = channel();
@@ -58,7 +58,7 @@ impl Running {
     }
 
     /// The first line that contains the text; the test fails when none comes.
-    pub fn line_with(&self, text: &str) -> String {
+    pub(crate) fn line_with(&self, text: &str) -> String {
         loop {
             let line =
                 self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no line with `{text}`: {e}"));
@@ -70,7 +70,7 @@ impl Running {
 }
 
 /// Runs a command to its end.
-pub fn run(mut c: Command) -> Ended {
+pub(crate) fn run(mut c: Command) -> Ended {
     let mut child = c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ferronet starts");
     let reader = |mut r: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
@@ -97,7 +97,7 @@ pub fn run(mut c: Command) -> Ended {
 }
 
 /// Whether programs can be put on a stack here; if not, the test is recorded as skipped.
-pub fn can_run(test: &str) -> bool {
+pub(crate) fn can_run(test: &str) -> bool {
     let e = run(ferronet(&["run", "--", "true"]));
     if e.code != 0 {
         ferronet_sim::need::skip(test, e.err.trim());
@@ -106,12 +106,12 @@ pub fn can_run(test: &str) -> bool {
 }
 
 /// A file of the repository.
-pub fn repository(path: &str) -> String {
+pub(crate) fn repository(path: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).display().to_string()
 }
 
 /// A lab file of this test.
-pub fn lab(test: &str, text: &str) -> PathBuf {
+pub(crate) fn lab(test: &str, text: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(&dir).expect("a directory for test files");
     let path = dir.join(format!("{test}.toml"));
