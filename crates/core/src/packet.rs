@@ -481,7 +481,9 @@ impl Packet {
         to.tail = from.tail;
         to.frag_len = from.frag_len;
         to.frags.extend(from.frags.iter().cloned());
-        let from_range = usize::from(from.data.min(from.meta.mac.max(1)))..usize::from(from.tail);
+        // From the link header, when there is one in front of the current header.
+        let start = if from.meta.mac == 0 { from.data } else { from.data.min(from.meta.mac) };
+        let from_range = usize::from(start)..usize::from(from.tail);
         to.head[from_range.clone()].copy_from_slice(&from.head[from_range]);
         p
     }

@@ -8,6 +8,7 @@ use crate::dev::Devices;
 use crate::fib::Fib;
 use crate::inet_frag::FragTable;
 use crate::ipv4::icmp::IcmpLimits;
+use crate::ipv4::rtcache::InputCache;
 use crate::neigh::NeighTable;
 use crate::notify::Notifications;
 use crate::pmtu::PmtuCache;
@@ -67,6 +68,8 @@ pub struct Namespace {
     pub notify: Notifications,
     /// ICMP rate limits.
     pub icmp: IcmpLimits,
+    /// Results of IPv4 input lookups.
+    pub rt_input: InputCache,
     /// Learned path MTUs.
     pub pmtu: PmtuCache,
     /// Reassembly queues.
@@ -85,6 +88,7 @@ impl Namespace {
         let neigh = NeighTable::new(&mut env.rng);
         let fib = Fib::new();
         let icmp = IcmpLimits::new(&mut env.rng);
+        let rt_input = InputCache::new(&mut env.rng);
         let pmtu = PmtuCache::new(&mut env.rng);
         let frags = FragTable::new(&mut env.rng);
         let socks = Sockets::new(&mut env.rng);
@@ -98,6 +102,7 @@ impl Namespace {
             conf,
             notify: Notifications::default(),
             icmp,
+            rt_input,
             pmtu,
             frags,
             socks,

@@ -22,10 +22,10 @@ impl Namespace {
                 }
                 TimerKey::Frag(id) => crate::ipv4::frag::frag_timeout(self, id),
                 TimerKey::Qdisc(dev) => crate::dev::netem::on_timer(self, dev),
-                TimerKey::Tcp(_)
-                | TimerKey::Request(_)
-                | TimerKey::TimeWait(_)
-                | TimerKey::Addr6(_)
+                TimerKey::Tcp(id) => crate::tcp::tcp_timer(self, id),
+                TimerKey::Request(id) => crate::tcp::request_timer(self, id),
+                TimerKey::TimeWait(id) => crate::tcp::timewait_timer(self, id),
+                TimerKey::Addr6(_)
                 | TimerKey::RouterSolicit(_)
                 | TimerKey::Route(_)
                 | TimerKey::Bridge(_)

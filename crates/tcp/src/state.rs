@@ -331,6 +331,12 @@ impl Tcb {
     pub fn is_orphan(&self) -> bool {
         self.orphan
     }
+    /// Whether a quoted sequence number is of a segment in flight (RFC 5927 §4.1).
+    #[must_use]
+    pub fn sent_and_unacked(&self, seq: SeqNr) -> bool {
+        let s = self.unwrap_ack(seq);
+        s >= self.snd.una && s < self.snd.nxt
+    }
     /// Nothing more will be read: peer's FIN or our `SHUT_RD`.
     #[must_use]
     pub fn rcv_shutdown(&self) -> bool {

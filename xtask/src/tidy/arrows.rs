@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("host", &["wire", "core", "tcp", "netfilter", "bpf", "bpf-jit", "stack", "linux"]),
     ("cli", &["wire", "core", "tcp", "netfilter", "bpf", "bpf-jit", "stack", "linux", "host"]),
     ("sim", &["wire", "core", "tcp", "netfilter", "bpf", "bpf-jit", "stack", "linux"]),
+    ("bench", &["wire", "core", "tcp", "netfilter", "stack", "linux", "sim"]),
     ("xtask", &[]),
 ];
 

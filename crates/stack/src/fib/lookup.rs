@@ -81,6 +81,8 @@ pub struct Route {
     pub initcwnd: u16,
     /// Next-hop flags.
     pub nh_flags: u8,
+    /// One of several next hops, chosen by the flow's hash.
+    pub multipath: bool,
 }
 
 impl Route {
@@ -98,6 +100,7 @@ impl Route {
             hoplimit: e.metrics.hoplimit as u8,
             initcwnd: e.metrics.initcwnd as u16,
             nh_flags: nh.map_or(0, |n| n.flags),
+            multipath: e.nexthops.len() > 1,
         }
     }
     /// The address to resolve on the link: the gateway or the destination itself.

@@ -6,9 +6,10 @@ use ferronet_wire::ipproto;
 use ferronet_wire::ipv4::Ipv4Hdr;
 use ferronet_wire::{IcmpHdr, WireError, icmp as wire_icmp};
 
-use super::route::ip_route_input;
+use super::route::{RouteError, ip_route_input};
+use super::rtcache::InputKey;
 use crate::dev::rx::count_in_octets;
-use crate::fib::RouteType;
+use crate::fib::{Route, RouteType};
 use crate::ns::Namespace;
 
 /// An IPv4 packet from a device, at its header.
@@ -70,7 +71,7 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
         ns.env.drop(p, r);
         return;
     }
-    match ip_route_input(ns, &p, h.saddr(), h.daddr(), h.tos(), dev) {
+    match route_input_cached(ns, &p, &h, dev) {
         Ok(r) => {
             let step = ferronet_core::trace::Step::Route(kind_name(r.kind), r.dev);
             ns.env.trace(&p, step);
@@ -96,6 +97,28 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
             ns.env.drop(p, e.reason);
         }
     }
+}
+
+/// The lookup, through the cache.
+#[inline]
+fn route_input_cached(
+    ns: &mut Namespace,
+    p: &Packet,
+    h: &Ipv4Hdr,
+    dev: IfIndex,
+) -> Result<Route, RouteError> {
+    let (saddr, daddr, tos, mark) = (h.saddr(), h.daddr(), h.tos() & 0x1c, p.meta().mark);
+    let key = InputKey { saddr, daddr, dev, mark, tos };
+    let generation = (ns.fib.generation, ns.devs.generation, ns.env.sysctl.generation);
+    if let Some(r) = ns.rt_input.get(generation, &key) {
+        return Ok(r);
+    }
+    let r = ip_route_input(ns, p, saddr, daddr, tos, dev)?;
+    // A multipath choice depends on the packet's hash, which the key does not hold.
+    if !r.multipath {
+        ns.rt_input.put(generation, key, r);
+    }
+    Ok(r)
 }
 
 /// Name of a route type as `ip route` prints it.

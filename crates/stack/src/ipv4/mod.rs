@@ -6,3 +6,4 @@ pub mod icmp;
 pub mod input;
 pub mod output;
 pub mod route;
+pub mod rtcache;

@@ -68,6 +68,7 @@ fn local_broadcast(dev: IfIndex, kind: RouteType) -> Route {
         hoplimit: 0,
         initcwnd: 0,
         nh_flags: 0,
+        multipath: false,
     }
 }
 

@@ -6,3 +6,4 @@ pub mod input;
 pub mod ndisc;
 pub mod output;
 pub mod reassembly;
+pub mod route;

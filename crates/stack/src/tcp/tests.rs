@@ -1,0 +1,187 @@
+//! TCP between two namespaces of one world: handshake, queues, data, close, TIME_WAIT.
+
+use core::net::{IpAddr, Ipv4Addr};
+use core::time::Duration;
+
+use bytes::Bytes;
+use ferronet_core::{DropReason, Errno, Mib, NsId, Sysctl};
+use ferronet_tcp::State;
+
+use super::user;
+use crate::dev::IfAddr;
+use crate::dev::addr_ops::inet_insert_ifa;
+use crate::sock::{NewSock, Proto, SockKey, create, poll, ports};
+use crate::world::link::LinkSpec;
+use crate::{Namespace, World};
+
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
+struct Two {
+    w: World,
+    a: NsId,
+    b: NsId,
+}
+
+impl Two {
+    fn new() -> Two {
+        let mut w = World::new(1, 0);
+        let (a, b) = (w.ns_create().unwrap(), w.ns_create().unwrap());
+        let spec = |n: &str| LinkSpec { name: n.into(), ..LinkSpec::default() };
+        let (i, j) = w.link_add_veth(a, &spec("v0"), b, &spec("v1")).unwrap();
+        for (n, d, ip) in [(a, i, 1), (b, j, 2)] {
+            w.link_set_up(n, d, true).unwrap();
+            let addr = IfAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, ip)), 24);
+            inet_insert_ifa(w.ns_mut(n).unwrap(), d, addr).unwrap();
+        }
+        w.set_now(ferronet_core::Instant::from_millis(1));
+        Two { w, a, b }
+    }
+    fn run(&mut self) {
+        while self.w.run_softirq(10_000) {}
+    }
+    fn pass(&mut self, d: Duration) {
+        let end = self.w.now() + d;
+        loop {
+            self.run();
+            match self.w.next_timeout().filter(|t| *t <= end) {
+                Some(t) => self.w.set_now(t.max(self.w.now() + Duration::from_nanos(1))),
+                None => break,
+            }
+        }
+        self.w.set_now(end);
+        self.run();
+    }
+    fn client(&mut self) -> &mut Namespace {
+        self.w.ns_mut(self.a).unwrap()
+    }
+    fn server(&mut self) -> &mut Namespace {
+        self.w.ns_mut(self.b).unwrap()
+    }
+    fn listen(&mut self, backlog: i32) -> SockKey {
+        let n = self.server();
+        let l = tcp(n);
+        ports::bind(n, l, SERVER, 80, true).unwrap();
+        user::listen(n, l, backlog).unwrap();
+        l
+    }
+    fn connect(&mut self) -> SockKey {
+        let n = self.client();
+        let c = tcp(n);
+        assert_eq!(user::connect(n, c, SERVER, 80), Err(Errno::EINPROGRESS));
+        self.run();
+        c
+    }
+    fn mib(&self, n: NsId, m: Mib) -> u64 {
+        self.w.ns(n).unwrap().env.mib.get(m)
+    }
+}
+
+fn tcp(n: &mut Namespace) -> SockKey {
+    let new = NewSock { family: 2, protocol: 6, uid: 0, token: 1 };
+    create(n, new, Proto::Tcp(Box::default())).unwrap()
+}
+
+fn take(n: &mut Namespace, k: SockKey) -> Result<usize, Errno> {
+    user::recv(n, k, 1 << 16, &mut |s| s.iter().map(|x| x.len()).sum())
+}
+
+#[test]
+fn handshake_data_close_and_time_wait() {
+    let mut t = Two::new();
+    let l = t.listen(8);
+    let c = t.connect();
+    assert_eq!(user::state(t.client(), c), Some(State::Established));
+    assert_eq!(user::poll_bits(t.server(), l), poll::IN);
+    let s = user::accept(t.server(), l).unwrap();
+    assert_eq!(user::accept(t.server(), l), Err(Errno::EAGAIN));
+    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), false), Ok(5));
+    t.run();
+    assert_eq!(take(t.server(), s), Ok(5));
+    assert_eq!(take(t.server(), s), Err(Errno::EAGAIN));
+    user::close(t.client(), c);
+    t.run();
+    assert_eq!(take(t.server(), s), Ok(0));
+    assert_eq!(user::state(t.server(), s), Some(State::CloseWait));
+    user::close(t.server(), s);
+    t.run();
+    assert_eq!(t.client().socks.tcp.time_wait.len(), 1);
+    assert_eq!(t.client().socks.socks.len(), 0);
+    t.pass(Duration::from_millis(59_900));
+    assert_eq!(t.client().socks.tcp.time_wait.len(), 1, "TIME_WAIT lasts 60 s");
+    t.pass(Duration::from_millis(200));
+    assert_eq!(t.client().socks.tcp.time_wait.len(), 0);
+    assert_eq!(t.client().env.timers.len(), t.server().env.timers.len());
+}
+
+/// Linux: with backlog 8 nine connections wait, and what comes then is counted and dropped.
+#[test]
+fn a_full_accept_queue_drops_and_counts() {
+    let mut t = Two::new();
+    let l = t.listen(8);
+    for _ in 0..100 {
+        t.connect();
+    }
+    let (queued, limit) = user::queues(t.server(), l);
+    assert_eq!((queued, limit), (9, 8));
+    let b = t.b;
+    assert!(t.mib(b, Mib::TcpExtListenOverflows) >= 91, "{}", t.mib(b, Mib::TcpExtListenOverflows));
+    assert_eq!(t.mib(b, Mib::TcpExtListenOverflows), t.mib(b, Mib::TcpExtListenDrops));
+    assert!(t.server().env.drops.get(DropReason::TcpListenOverflow) >= 91);
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    let mut t = Two::new();
+    let c = t.connect();
+    assert_eq!(user::state(t.client(), c), Some(State::Close));
+    assert_eq!(user::take_error(t.client(), c), Some(Errno::ECONNREFUSED));
+    let b = t.b;
+    assert_eq!(t.mib(b, Mib::TcpOutRsts), 1);
+}
+
+#[test]
+fn a_full_syn_queue_answers_with_cookies() {
+    let mut t = Two::new();
+    t.server().env.sysctl.set(Sysctl::TcpSyncookies, 2);
+    let l = t.listen(8);
+    let c = t.connect();
+    assert_eq!(user::state(t.client(), c), Some(State::Established));
+    let b = t.b;
+    assert_eq!(t.mib(b, Mib::TcpExtSyncookiesSent), 1);
+    assert_eq!(t.mib(b, Mib::TcpExtSyncookiesRecv), 1);
+    let s = user::accept(t.server(), l).unwrap();
+    assert_eq!(user::send(t.client(), c, Bytes::from(vec![3; 300_000]), false).map(|n| n > 0), Ok(true));
+    t.run();
+    assert!(take(t.server(), s).is_ok_and(|n| n > 0));
+}
+
+#[test]
+fn a_megabyte_crosses_without_loss_or_copies_of_boxes() {
+    let mut t = Two::new();
+    let l = t.listen(8);
+    let c = t.connect();
+    let s = user::accept(t.server(), l).unwrap();
+    let data = Bytes::from(vec![9u8; 64 << 10]);
+    let (mut sent, mut got) = (0usize, 0usize);
+    while got < 4 << 20 {
+        while sent < 4 << 20 {
+            match user::send(t.client(), c, data.clone(), false) {
+                Ok(n) => sent += n,
+                Err(e) => {
+                    assert_eq!(e, Errno::EAGAIN);
+                    break;
+                }
+            }
+        }
+        t.run();
+        while let Ok(n) = take(t.server(), s) {
+            got += n;
+        }
+        t.pass(Duration::from_micros(50));
+    }
+    let (a, b) = (t.a, t.b);
+    assert_eq!(t.mib(a, Mib::TcpRetransSegs), 0);
+    for n in [a, b] {
+        assert_eq!(t.w.ns(n).unwrap().env.drops.iter().count(), 0);
+    }
+}
