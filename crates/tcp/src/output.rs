@@ -210,7 +210,7 @@ impl Tcb {
                 return None;
             }
         }
-        if len > 0 && !probe && self.tso_defers(cx, len, avail, quota, max_segs, room) {
+        if len > 0 && len < avail && !probe && self.tso_defers(cx, quota, max_segs, room) {
             return None;
         }
         let fin = self.snd.fin && len == avail && room > len;
@@ -221,17 +221,9 @@ impl Tcb {
     }
 
     /// Wait for more window to make a larger packet, as long as ACKs are sure to come (`tcp_tso_should_defer`).
-    fn tso_defers(
-        &mut self,
-        cx: &Cx<'_>,
-        len: u32,
-        avail: u32,
-        quota: u32,
-        max_segs: u32,
-        room: u32,
-    ) -> bool {
+    fn tso_defers(&mut self, cx: &Cx<'_>, quota: u32, max_segs: u32, room: u32) -> bool {
         let mss = u32::from(self.snd.mss.max(1));
-        if len >= avail || self.rec.state >= CaState::Recovery || self.in_flight() == 0 {
+        if self.rec.state >= CaState::Recovery || self.in_flight() == 0 {
             return false;
         }
         let cong = quota.saturating_mul(mss);
@@ -282,7 +274,7 @@ impl Tcb {
         rec.recount();
         self.txq.push(rec);
         self.snd.nxt = end;
-        if len > 0 && len % u32::from(mss.max(1)) != 0 {
+        if !len.is_multiple_of(u32::from(mss.max(1))) {
             self.snd.sml = end;
         }
         self.data_sent(cx, len, u32::from(rec.pcount));

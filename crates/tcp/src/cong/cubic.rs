@@ -177,7 +177,7 @@ fn icbrt(x: u64) -> u32 {
         y <<= 1;
         let b = (3 * y * (y + 1) + 1) << (s as u32 % 64);
         // The shift cannot lose bits when the quotient below is non-zero.
-        if (x >> s) >= 3 * y * (y + 1) + 1 {
+        if (x >> s) > 3 * y * (y + 1) {
             x -= b;
             y += 1;
         }

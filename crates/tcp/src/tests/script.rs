@@ -302,7 +302,9 @@ fn delayed_and_quick_acks() {
     }
     // The window's growth keeps quick ACKs alive; end that phase.
     s.t.ack.quick = 0;
-    s.t.rcv.ssthresh = s.t.rcv.clamp.min(s.t.rcv.rcvbuf / 2);
+    s.t.rcv.ssthresh = 65_536;
+    s.t.rcv.clamp = 65_536;
+    s.t.rcv.rcvbuf = 400_000;
     send!(s, F::ACK, seq, 1, data: 500).expect("taken");
     seq += 500;
     silent!(s);
