@@ -1,34 +1,37 @@
-//! `cargo xtask fuzz-short`: mutated inputs and simulated networks for a bounded time.
+//! `cargo xtask fuzz-short`: mutated frames and simulated networks, as many as asked for.
 //!
-//! The fuzzers are ordinary seeded binaries of `ferronet-sim` (`fuzz`: mutated frames and netlink messages into
-//! a namespace with sockets; `simulate`: seeded TCP transfers over bad links), so that no nightly compiler is
-//! needed and a failing seed can be run again by hand.
+//! The fuzzers are ordinary seeded tests of `ferronet-sim` that read how much to do from the environment, so that no
+//! nightly compiler is needed, every `cargo test` runs a short round, and a failing seed can be run again by hand.
 
-use crate::cargo::{cargo, must, packages};
+use crate::cargo::{cargo, must};
 
-/// Runs the fuzzers with `args[0]` inputs (default one million).
+/// Runs `N` frames and `SEEDS` worlds (default one million and one thousand) with optimisation and with checks.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let inputs: u64 = match args {
-        [] => 1_000_000,
-        [n] => n.parse().map_err(|_| format!("`{n}` is not a number of inputs"))?,
-        _ => return Err("usage: cargo xtask fuzz-short [N]".to_owned()),
-    };
-    let all = packages()?;
-    let sim = all.iter().find(|p| p.name == "ferronet-sim").ok_or("the workspace has no ferronet-sim")?;
-    let has = |bin: &str| sim.targets.iter().any(|(k, n)| k == "bin" && n == bin);
-    let mut missing = Vec::new();
-    for (bin, option, count) in [("fuzz", "--inputs", inputs), ("simulate", "--seeds", 200)] {
-        if has(bin) {
-            let mut c = cargo();
-            c.args(["run", "--release", "--quiet", "-p", "ferronet-sim", "--bin", bin, "--", option]);
-            must(c.arg(count.to_string()))?;
-        } else {
-            missing.push(bin);
+    let (frames, seeds) = amounts(args)?;
+    let mut c = cargo();
+    c.args(["test", "--package", "ferronet-sim", "--test", "mutated_frames", "--test", "transfers"]);
+    must(c.env("FERRONET_FRAMES", frames.to_string()).env("FERRONET_SEEDS", seeds.to_string()))
+}
+
+fn amounts(args: &[String]) -> Result<(u64, u64), String> {
+    let number = |i: usize, default: u64| match args.get(i) {
+        None => Ok(default),
+        Some(n) => {
+            n.parse().map_err(|_| format!("`{n}` is not a number; usage: cargo xtask fuzz-short [N [SEEDS]]"))
         }
-    }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("ferronet-sim has no binary `{}`: nothing was run for it", missing.join("`, `")))
+    };
+    Ok((number(0, 1_000_000)?, number(1, 1_000)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_defaults() {
+        let args = |s: &str| s.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(amounts(&[]), Ok((1_000_000, 1_000)));
+        assert_eq!(amounts(&args("5 6")), Ok((5, 6)));
+        assert!(amounts(&args("many")).is_err());
     }
 }

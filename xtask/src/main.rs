@@ -24,7 +24,8 @@ usage: cargo xtask TASK [OPTIONS]
                        skipped test is a failure; ARGS go to cargo test
   bench [--out FILE]   runs every `bench` binary of the workspace in release mode and writes BENCHMARKS.md
   docs [--open]        the API documentation, warnings are errors
-  fuzz-short [N]       N mutated inputs (default 1000000) and the short set of simulated networks, in release mode
+  fuzz-short [N [SEEDS]]
+                       N mutated frames (default 1000000) and SEEDS simulated TCP worlds (default 1000)
 
 The whole check of a change is .ci/run.
 ";
