@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask tidy|test|bench|docs|fuzz-short`.
+//! Project tasks: `cargo xtask tidy|test|bench|docs|fuzz-short|gates`.
 //!
 //! Each task is one module with a `run` that returns an error text made for a person: what is wrong, where, and
 //! what to do about it. Nothing here is part of the product.
@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod docs;
 mod fuzz;
+mod gates;
 mod test;
 mod tidy;
 
@@ -26,6 +27,7 @@ usage: cargo xtask TASK [OPTIONS]
   docs [--open]        the API documentation, warnings are errors
   fuzz-short [N [SEEDS]]
                        N mutated frames (default 1000000) and SEEDS simulated TCP worlds (default 1000)
+  gates                instructions per operation (callgrind) against the limits in xtask/src/gates.rs
 
 The whole check of a change is .ci/run.
 ";
@@ -42,12 +44,13 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "docs" => docs::run(rest),
         "fuzz-short" => fuzz::run(rest),
+        "gates" => gates::run(),
         "help" | "-h" | "--help" => {
             print!("{HELP}");
             Ok(())
         }
         other => {
-            Err(format!("there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short"))
+            Err(format!("there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short, gates"))
         }
     };
     match done {
