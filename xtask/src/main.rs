@@ -49,9 +49,9 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
-        other => {
-            Err(format!("there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short, gates"))
-        }
+        other => Err(format!(
+            "there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short, gates"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
