@@ -83,7 +83,9 @@ drop_reasons! {
     Ip6HopLimit: Some(M::Ip6InHdrErrors), "the hop limit ran out", "";
     Ip6TooBig: Some(M::Ip6InTooBigErrors), "larger than the path MTU", "ip link set DEV mtu N";
     Ip6NoProto: Some(M::Ip6InUnknownProtos), "no handler for this IPv6 next header", "";
-    Ip6Disabled: Some(M::Ip6InDiscards), "IPv6 is disabled on this device", "net.ipv6.conf.DEV.disable_ipv6";
+    Ip6Disabled: None, "IPv6 is disabled on this device", "net.ipv6.conf.DEV.disable_ipv6";
+    Ip6NotMember: None, "a group that this device did not join", "ip maddr";
+    Ip6FragFail: None, "could not be fragmented, or may not", "ip link set DEV mtu N";
     ArpInvalid: None, "bad ARP packet", "";
     ArpIgnored: None, "an ARP packet that asks for nothing of ours", "net.ipv4.conf.DEV.arp_ignore";
     NdiscInvalid: None, "bad neighbour discovery message", "";

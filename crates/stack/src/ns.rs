@@ -76,6 +76,8 @@ pub struct Namespace {
     pub frags: FragTable,
     /// Sockets.
     pub socks: Sockets,
+    /// Keys and timers of IPv6.
+    pub inet6: crate::ipv6::Inet6,
 }
 
 impl Namespace {
@@ -92,6 +94,7 @@ impl Namespace {
         let pmtu = PmtuCache::new(&mut env.rng);
         let frags = FragTable::new(&mut env.rng);
         let socks = Sockets::new(&mut env.rng);
+        let inet6 = crate::ipv6::Inet6::new(&mut env.rng);
         Namespace {
             id,
             env,
@@ -106,6 +109,7 @@ impl Namespace {
             pmtu,
             frags,
             socks,
+            inet6,
         }
     }
 }

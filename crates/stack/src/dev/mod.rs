@@ -281,6 +281,8 @@ impl Device {
                 (iff::POINTOPOINT | iff::NOARP | iff::MULTICAST, 1500, Features::ALL, attached, 500)
             }
         };
+        let mut conf6 = conf.default6.clone();
+        conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
         Device {
             index: IfIndex::NONE,
             name,
@@ -297,9 +299,12 @@ impl Device {
             features,
             stats: DevStats::default(),
             addrs: Vec::new(),
-            mcast: Vec::new(),
+            mcast: vec![
+                (IpAddr::V6(crate::ipv6::addr::LINKLOCAL_ALLNODES), 1),
+                (IpAddr::V6(crate::ipv6::addr::INTERFACELOCAL_ALLNODES), 1),
+            ],
             conf4: conf.default4.clone(),
-            conf6: conf.default6.clone(),
+            conf6,
             neigh4: conf.neigh4.clone(),
             neigh6: conf.neigh6.clone(),
             taps: 0,

@@ -51,6 +51,10 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
         p.meta_mut().trace = ns.env.trace.new_id();
     }
     let dev_index = p.meta().dev;
+    if p.meta().pkt_type == PktType::Loopback {
+        loopback_rcv(ns, p);
+        return;
+    }
     {
         let m = p.meta_mut();
         m.iif = dev_index;
@@ -107,6 +111,19 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
             }
             ns.env.drop(p, DropReason::UnhandledProto);
         }
+    }
+}
+
+/// A group packet of our own that comes back without having been on a device, at its network header
+/// (`dev_loopback_xmit`): no link header, no device counters.
+fn loopback_rcv(ns: &mut Namespace, mut p: Packet) {
+    p.set_network_header();
+    let dev = p.meta().dev;
+    p.meta_mut().iif = dev;
+    match p.meta().protocol {
+        ETH_P_IPV6 => ipv6::input::ipv6_rcv(ns, p),
+        ETH_P_IP => ipv4::input::ip_rcv(ns, p),
+        _ => ns.env.drop(p, DropReason::UnhandledProto),
     }
 }
 

@@ -174,7 +174,9 @@ fn pick<R>(
         return Some((!suppressed).then(|| make(e, None)));
     }
     let usable = |n: &&NextHop| {
-        n.flags & RTNH_F_DEAD == 0 && (flow.oif.is_none() || n.dev == flow.oif || e.kind == RouteType::Local)
+        // IPv6 binds local addresses to their device too when the caller asks for one (RT6_LOOKUP_F_IFACE).
+        let elsewhere = e.kind == RouteType::Local && matches!(e.dst, IpAddr::V4(_));
+        n.flags & RTNH_F_DEAD == 0 && (flow.oif.is_none() || n.dev == flow.oif || elsewhere)
     };
     let total: u32 = e.nexthops.iter().filter(usable).map(|n| u32::from(n.weight) + 1).sum();
     if total == 0 {

@@ -112,7 +112,7 @@ pub fn icmp_send(ns: &mut Namespace, orig: &Packet, hdr: IcmpHdr) {
 }
 
 /// The network packet from its header on, cut to `max` bytes.
-fn quote(orig: &Packet, max: usize) -> Vec<u8> {
+pub(crate) fn quote(orig: &Packet, max: usize) -> Vec<u8> {
     let skip = usize::from(orig.pos()).saturating_sub(usize::from(orig.meta().network));
     let have = orig.len() + skip;
     let mut out = vec![0; have.min(max)];

@@ -135,18 +135,6 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
         return;
     }
     let mut c = p.copy(&mut ns.env.pool);
-    let eth = ferronet_wire::EthHdr::new(
-        ferronet_wire::MacAddr([0; 6]),
-        ferronet_wire::MacAddr([0; 6]),
-        ferronet_wire::ethernet::ETH_P_IP,
-    );
-    // ip_mc_loopback: as if received on the device itself.
-    if let Some(d) = ns.devs.get(r.dev)
-        && d.has_ethernet()
-    {
-        let eth = ferronet_wire::EthHdr { h_dest: d.mac, ..eth };
-        let _ = eth.put(c.push(ferronet_wire::EthHdr::LEN));
-    }
     let m = c.meta_mut();
     m.dev = r.dev;
     m.pkt_type = PktType::Loopback;

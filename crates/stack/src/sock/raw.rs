@@ -33,3 +33,7 @@ pub fn raw_local_deliver(_ns: &mut Namespace, _p: &Packet, _protocol: u8) -> boo
 
 /// An ICMP error for raw sockets.
 pub fn raw_icmp_error(_ns: &mut Namespace, _e: &IcmpError, _transport: &[u8]) {}
+/// Copies an IPv6 packet, at its transport header, to the raw sockets of its protocol; `true` when there was one.
+pub fn raw6_local_deliver(_ns: &mut Namespace, _p: &Packet, _nexthdr: u8) -> bool {
+    false
+}

@@ -63,6 +63,7 @@ impl World {
         if let Some(m) = spec.mtu {
             check_mtu(&d, m)?;
             d.mtu = m;
+            d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(m).unwrap_or(i32::MAX);
         }
         if let Some(q) = spec.tx_queue_len {
             d.tx_queue_len = q;
@@ -219,6 +220,7 @@ impl World {
         d.name = name;
         d.conf4 = t.conf.default4.clone();
         d.conf6 = t.conf.default6.clone();
+        d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(d.mtu).unwrap_or(i32::MAX);
         let peer = d.peer();
         let new = t.devs.insert(d).ok_or(Errno::ENFILE)?;
         t.notify.push(Notify::LinkNew(new, u32::MAX));
@@ -268,6 +270,7 @@ impl World {
         let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
         check_mtu(d, mtu)?;
         d.mtu = mtu;
+        d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
         n.devs.generation += 1;
         n.notify.push(Notify::LinkNew(dev, 0));
         Ok(())
