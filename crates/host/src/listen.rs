@@ -51,17 +51,15 @@ impl Supervisor {
     }
 
     /// Takes all tokens back when no connection is left; `theirs` is a copy of the program's end.
-    fn settle_tokens(&mut self, key: Key, theirs: Option<&OwnedFd>) {
+    fn settle_tokens(&mut self, key: Key, theirs: &OwnedFd) {
         let Some((sock, st, _)) = self.objects.stream(key) else { return };
         let Phase::Listening { tokens } = &mut st.phase else { return };
         if *tokens == 0 || !st.stash.is_empty() || self.kernel.poll(sock).contains(Ready::IN) {
             return;
         }
-        if let Some(fd) = theirs {
-            let mut sink = [0u8; TOKENS as usize];
-            let n = os::recv_bytes(fd.as_fd(), &mut sink).unwrap_or(0) as u32;
-            *tokens = tokens.saturating_sub(n);
-        }
+        let mut sink = [0u8; TOKENS as usize];
+        let n = os::recv_bytes(theirs.as_fd(), &mut sink).unwrap_or(0) as u32;
+        *tokens = tokens.saturating_sub(n);
     }
 
     /// accept(2) and accept4(2): arguments are the descriptor, address, address length, flags.
@@ -80,7 +78,7 @@ impl Supervisor {
                 return Answer::Err(libc::EINVAL);
             }
             Err(Errno::EAGAIN) => {
-                self.settle_tokens(key, Some(theirs));
+                self.settle_tokens(key, theirs);
                 if call.expired || os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK != 0 {
                     return Answer::Err(libc::EAGAIN);
                 }
@@ -88,9 +86,9 @@ impl Supervisor {
             }
             Err(e) => return e.into(),
         };
-        let answer = self.accept_inject(call, key, (new, peer), flags);
-        self.settle_tokens(key, Some(theirs));
-        answer
+        // Before the answer: the program may poll at once.
+        self.settle_tokens(key, theirs);
+        self.accept_inject(call, key, (new, peer), flags)
     }
 
     fn accept_inject(&mut self, call: &Call, key: Key, got: (SockId, Vec<u8>), flags: i32) -> Answer {
@@ -134,19 +132,23 @@ impl Supervisor {
             }
             Err(e) if os::errno_of(&e) == libc::ENOENT => {
                 // Interrupted: the connection stays queued, as nothing happened.
-                if let Some((_, st, _)) = self.objects.stream(key) {
-                    st.stash.push_front((new, peer));
-                }
-                self.wake(key, true);
+                self.give_back(key, (new, peer));
                 Answer::Done
             }
             Err(e) => {
-                if let Some((_, st, _)) = self.objects.stream(key) {
-                    st.stash.push_front((new, peer));
-                }
+                self.give_back(key, (new, peer));
                 Answer::Err(sys_limit(&e))
             }
         }
+    }
+
+    /// An accept() came to nothing: the next one gets the connection.
+    fn give_back(&mut self, key: Key, got: (SockId, Vec<u8>)) {
+        if let Some((_, st, _)) = self.objects.stream(key) {
+            st.stash.push_front(got);
+        }
+        self.wake(key, true);
+        self.add_token(key);
     }
 }
 

@@ -114,6 +114,8 @@ fn finish(
         s.settle_message(o.key, &o.theirs);
         return Answer::Err(e);
     }
+    // Before the answer: the program may poll at once.
+    s.settle_message(o.key, &o.theirs);
     let sent = s.listener(call.listener).is_some_and(|l| seccomp::answer(l, call.n.id, n as i64));
     if !sent
         && flags & libc::MSG_PEEK == 0
@@ -122,7 +124,6 @@ fn finish(
         m.stash = Some(r);
         s.add_message_token(o.key);
     }
-    s.settle_message(o.key, &o.theirs);
     Answer::Done
 }
 
