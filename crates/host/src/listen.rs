@@ -1,6 +1,6 @@
 //! Listeners: tokens make the program's end readable while connections are queued; accept() injects new pairs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use ferronet_core::Errno;
 use ferronet_linux::{Ready, SockId};
@@ -11,7 +11,8 @@ use crate::poller::bits;
 use crate::seccomp::{self, Slot};
 use crate::stream::SNDBUF;
 use crate::supervisor::{Answer, Call, Supervisor};
-use crate::sys::addr;
+use crate::sys::message::may_block;
+use crate::sys::{Ours, addr};
 
 /// Most tokens in a listener's queue: enough for one edge per connection without filling the pair.
 const TOKENS: u32 = 64;
@@ -50,20 +51,26 @@ impl Supervisor {
         }
     }
 
-    /// Takes all tokens back when no connection is left; `theirs` is a copy of the program's end.
-    fn settle_tokens(&mut self, key: Key, theirs: &OwnedFd) {
-        let Some((sock, st, _)) = self.objects.stream(key) else { return };
+    /// Takes all tokens back when no connection is left.
+    fn settle_tokens(&mut self, o: &Ours) {
+        let Some((sock, st, _)) = self.objects.stream(o.key) else { return };
         let Phase::Listening { tokens } = &mut st.phase else { return };
         if *tokens == 0 || !st.stash.is_empty() || self.kernel.poll(sock).contains(Ready::IN) {
             return;
         }
+        let Some(theirs) = o.theirs(self) else { return };
         let mut sink = [0u8; TOKENS as usize];
-        let n = os::recv_bytes(theirs.as_fd(), &mut sink).unwrap_or(0) as u32;
-        *tokens = tokens.saturating_sub(n);
+        let n = os::recv_bytes(theirs, &mut sink).unwrap_or(0) as u32;
+        if let Some((_, st, _)) = self.objects.stream(o.key)
+            && let Phase::Listening { tokens } = &mut st.phase
+        {
+            *tokens = tokens.saturating_sub(n);
+        }
     }
 
     /// accept(2) and accept4(2): arguments are the descriptor, address, address length, flags.
-    pub(crate) fn accept(&mut self, call: &Call, key: Key, theirs: &OwnedFd, flags: i32) -> Answer {
+    pub(crate) fn accept(&mut self, call: &Call, o: &Ours, flags: i32) -> Answer {
+        let key = o.key;
         if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
             return Answer::Err(libc::EINVAL);
         }
@@ -78,8 +85,8 @@ impl Supervisor {
                 return Answer::Err(libc::EINVAL);
             }
             Err(Errno::EAGAIN) => {
-                self.settle_tokens(key, theirs);
-                if call.expired || os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK != 0 {
+                self.settle_tokens(o);
+                if !may_block(self, call, o, 0) {
                     return Answer::Err(libc::EAGAIN);
                 }
                 return Answer::Park(key, self.timeout_of(sock, libc::SO_RCVTIMEO));
@@ -87,7 +94,7 @@ impl Supervisor {
             Err(e) => return e.into(),
         };
         // Before the answer: the program may poll at once.
-        self.settle_tokens(key, theirs);
+        self.settle_tokens(o);
         self.accept_inject(call, key, (new, peer), flags)
     }
 

@@ -43,6 +43,25 @@ pub(crate) fn append(pid: u32, addr: u64, len: usize, v: &mut Vec<u8>) -> Result
     }
 }
 
+/// Reads two areas (address, length) into one vector with one call.
+pub(crate) fn read_two(pid: u32, a: (u64, usize), b: (u64, usize)) -> Result<Vec<u8>, i32> {
+    let total = a.1 + b.1;
+    let mut v: Vec<u8> = Vec::with_capacity(total);
+    if total == 0 {
+        return Ok(v);
+    }
+    let remote = [a, b].map(|(at, len)| libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len });
+    let local = libc::iovec { iov_base: v.as_mut_ptr().cast(), iov_len: total };
+    // SAFETY: `v` has room for `total` bytes; remote addresses are checked by the kernel.
+    let n = unsafe { libc::process_vm_readv(pid as libc::pid_t, &local, 1, remote.as_ptr(), 2, 0) };
+    if n != total as isize {
+        return Err(EFAULT);
+    }
+    // SAFETY: the kernel wrote all `total` bytes.
+    unsafe { v.set_len(total) };
+    Ok(v)
+}
+
 /// A plain C structure made only of integers: any bytes are a valid value.
 ///
 /// # Safety

@@ -98,6 +98,8 @@ impl Supervisor {
                 return;
             }
         }
+        // The rest later: our end is still readable.
+        self.refresh(key);
     }
 
     /// Hands `data` to the stack; false when the pump has to stop.

@@ -76,7 +76,9 @@ pub(crate) struct Supervisor {
     waits: Vec<Option<Wait>>,
     deadlines: BTreeSet<(u64, usize)>,
     /// Next descriptor number to try per thread id.
-    pub(crate) next_fd: HashMap<u32, u32>,
+    next_fd: HashMap<u32, u32>,
+    /// Message sockets by thread and (high) descriptor number, as they were identified last.
+    known_fds: HashMap<(u32, i32), Key>,
     /// CLOCK_MONOTONIC, nanoseconds, of this turn.
     pub(crate) now_ns: u64,
     /// Our side of the sandbox's first network namespace.
@@ -112,6 +114,7 @@ impl Supervisor {
             waits: Vec::new(),
             deadlines: BTreeSet::new(),
             next_fd: HashMap::new(),
+            known_fds: HashMap::new(),
             now_ns: os::monotonic_ns(),
             first_ns,
             root: format!("/proc/{init_pid}/root"),
@@ -399,6 +402,12 @@ impl Supervisor {
 
     /// The namespace of a calling thread, made on first sight.
     pub(crate) fn ns_of(&mut self, tid: u32) -> std::result::Result<NsId, i32> {
+        self.tasks.who(tid);
+        self.ns_of_known(tid)
+    }
+
+    /// As `ns_of`, when the thread is surely the one that was seen last.
+    fn ns_of_known(&mut self, tid: u32) -> std::result::Result<NsId, i32> {
         if let Some(ino) = self.tasks.known_net(tid)
             && let Some(ns) = self.kernel.ns_by_cookie(ino)
         {
@@ -427,14 +436,26 @@ impl Supervisor {
         }
     }
 
-    /// Runs `f` with the stack and the caller's identity.
+    /// Runs `f` with the stack and the caller's identity, looked up afresh.
     pub(crate) fn with_caller<T>(
         &mut self,
         tid: u32,
         f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
     ) -> std::result::Result<T, i32> {
-        let ns = self.ns_of(tid)?;
-        Ok(self.with_caller_in(tid, ns, f))
+        let who = self.tasks.who(tid);
+        let ns = self.ns_of_known(tid)?;
+        Ok(self.as_caller(tid, who, ns, f))
+    }
+
+    /// As `with_caller` for calls on an open socket, whose permissions were settled when it was made.
+    pub(crate) fn with_sock_caller<T>(
+        &mut self,
+        tid: u32,
+        f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
+    ) -> std::result::Result<T, i32> {
+        let who = self.tasks.who_cached(tid);
+        let ns = self.ns_of_known(tid)?;
+        Ok(self.as_caller(tid, who, ns, f))
     }
 
     /// As `with_caller`, in a given namespace.
@@ -444,7 +465,17 @@ impl Supervisor {
         ns: NsId,
         f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
     ) -> T {
-        let (pid, uid) = self.tasks.who(tid);
+        let who = self.tasks.who(tid);
+        self.as_caller(tid, who, ns, f)
+    }
+
+    fn as_caller<T>(
+        &mut self,
+        tid: u32,
+        (pid, uid): (u32, u32),
+        ns: NsId,
+        f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
+    ) -> T {
         let Self { kernel, tasks, watch, root, .. } = self;
         let mut resolve = |r: NsRef| -> Option<u64> {
             let (ino, fd) = sys::nsref::open(tasks, root, tid, r)?;
@@ -460,6 +491,34 @@ impl Supervisor {
         let mut none = |_: NsRef| None;
         let mut caller = Caller { ns: self.first_ns, pid: 0, uid: 0, resolve_ns: &mut none };
         f(&mut self.kernel, &mut caller)
+    }
+
+    /// The message socket this thread had at this high number. Such numbers are given out by us, so what was true stays
+    /// true until the socket is closed (its object is gone then) or `forget_fd` is called.
+    pub(crate) fn known_fd(&self, tid: u32, fd: i32) -> Option<Key> {
+        let key = *self.known_fds.get(&(tid, fd))?;
+        self.objects.get(key).map(|_| key)
+    }
+
+    /// Remembers a message socket's number.
+    pub(crate) fn learn_fd(&mut self, tid: u32, fd: i32, key: Key) {
+        if self.known_fds.len() > 8192 {
+            self.known_fds.clear();
+        }
+        self.known_fds.insert((tid, fd), key);
+    }
+
+    /// A new object was put at this high number, for all threads of the process.
+    pub(crate) fn replaced_fd(&mut self, fd: i32) {
+        if self.known_fds.len() > 256 {
+            self.known_fds.clear();
+        }
+        self.known_fds.retain(|(_, f), _| *f != fd);
+    }
+
+    /// The thread may have put something else at a high number.
+    pub(crate) fn forget_fds(&mut self) {
+        self.known_fds.clear();
     }
 
     /// A free descriptor number at or above the base in the caller's table; `Lowest` when its limit is too small.

@@ -100,21 +100,8 @@ impl Tasks {
         Err(libc::EBADF)
     }
 
-    /// Drops a cached entry whose thread has died, so that a reused number is looked up afresh.
-    fn check_alive(&mut self, tid: u32) {
-        let dead = self.map.get(&tid).is_some_and(|t| {
-            // SAFETY: signal 0 only probes.
-            let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, t.pidfd.as_raw_fd(), 0, 0, 0) };
-            r < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
-        });
-        if dead {
-            self.map.remove(&tid);
-        }
-    }
-
-    /// Inode of the thread's network namespace if it is cached and the thread still is the one we know.
-    pub(crate) fn known_net(&mut self, tid: u32) -> Option<u64> {
-        self.check_alive(tid);
+    /// Inode of the thread's network namespace if it is cached; ask `who` first when the thread may be a new one.
+    pub(crate) fn known_net(&self, tid: u32) -> Option<u64> {
         self.map.get(&tid)?.net
     }
 
@@ -134,18 +121,46 @@ impl Tasks {
         Ok((ino, fd))
     }
 
-    /// Process id as seen outside, and effective user id as seen inside.
+    /// Process id as seen outside, and effective user id as seen inside. One system call, which also notices that a
+    /// thread id now belongs to a new thread.
     pub(crate) fn who(&mut self, tid: u32) -> (u32, u32) {
-        let Ok(task) = self.task(tid) else { return (tid, 0) };
-        let (pid, uid) = match task.info {
-            Some((pid, _)) => (pid, credentials(&task.pidfd).map_or_else(|| owner(tid), |c| c.1)),
-            None => {
-                let i = credentials(&task.pidfd)
-                    .unwrap_or_else(|| (status_field(tid, "Tgid:").unwrap_or(tid), owner(tid)));
-                task.info = Some(i);
-                i
-            }
-        };
+        for _ in 0..2 {
+            let Ok(task) = self.task(tid) else { break };
+            match credentials(&task.pidfd) {
+                Ok((pid, uid)) => {
+                    task.info = Some((pid, uid));
+                    return (pid, self.inside(uid));
+                }
+                Err(libc::ESRCH) => self.map.remove(&tid),
+                // Before 6.13.
+                Err(_) => return self.who_by_proc(tid),
+            };
+        }
+        (tid, 65534)
+    }
+
+    /// As `who`, as it was when it was asked last: for calls whose permission was checked before.
+    pub(crate) fn who_cached(&mut self, tid: u32) -> (u32, u32) {
+        match self.map.get(&tid).and_then(|t| t.info) {
+            Some((pid, uid)) => (pid, self.inside(uid)),
+            None => self.who(tid),
+        }
+    }
+
+    fn who_by_proc(&mut self, tid: u32) -> (u32, u32) {
+        let dead = self.map.get(&tid).is_some_and(|t| {
+            // SAFETY: signal 0 only probes.
+            let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, t.pidfd.as_raw_fd(), 0, 0, 0) };
+            r < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+        });
+        if dead {
+            self.map.remove(&tid);
+        }
+        let pid = status_field(tid, "Tgid:").unwrap_or(tid);
+        let uid = owner(tid);
+        if let Ok(task) = self.task(tid) {
+            task.info = Some((pid, uid));
+        }
         (pid, self.inside(uid))
     }
 
@@ -161,12 +176,12 @@ fn owner(tid: u32) -> u32 {
 }
 
 /// (process id, effective user id) by PIDFD_GET_INFO.
-fn credentials(pidfd: &OwnedFd) -> Option<(u32, u32)> {
+fn credentials(pidfd: &OwnedFd) -> Result<(u32, u32), i32> {
     // struct pidfd_info: mask u64, cgroupid u64, then pid tgid ppid ruid rgid euid … as u32.
     let mut info = [0u32; 16];
     info[0] = 3; // PIDFD_INFO_PID | PIDFD_INFO_CREDS
     // SAFETY: `info` is 64 bytes, the size encoded in the request.
     let r = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, info.as_mut_ptr()) };
-    cvt(r.into()).ok()?;
-    Some((info[5], info[9]))
+    cvt(r.into()).map_err(|e| errno_of(&e))?;
+    Ok((info[5], info[9]))
 }

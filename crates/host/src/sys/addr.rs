@@ -5,14 +5,16 @@ use crate::mem;
 /// sizeof(struct sockaddr_storage).
 const MAX: usize = 128;
 
-/// Reads an address argument; EINVAL for an impossible length (move_addr_to_kernel).
-pub(crate) fn get(pid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
+/// The length of an address argument; EINVAL for an impossible one (move_addr_to_kernel).
+pub(crate) fn check(len: u64) -> Result<usize, i32> {
     // The length is an int in the ABI.
     let len = usize::try_from(len as i32).map_err(|_| libc::EINVAL)?;
-    if len > MAX {
-        return Err(libc::EINVAL);
-    }
-    mem::read_vec(pid, ptr, len)
+    if len > MAX { Err(libc::EINVAL) } else { Ok(len) }
+}
+
+/// Reads an address argument.
+pub(crate) fn get(pid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
+    mem::read_vec(pid, ptr, check(len)?)
 }
 
 /// Writes an address back with its full length, cut to the room the program gave (move_addr_to_user).

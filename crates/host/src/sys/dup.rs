@@ -1,7 +1,5 @@
 //! dup, dup2, dup3 and F_DUPFD of message sockets: copies stay at numbers the filter sees, where that is possible.
 
-use std::os::fd::AsFd;
-
 use crate::join::FD_BASE;
 use crate::listen::sys_limit;
 use crate::obj::Body;
@@ -18,6 +16,7 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
     let n = &call.n;
     let chosen = n.nr != libc::SYS_dup && n.nr != libc::SYS_fcntl;
     if chosen {
+        s.forget_fds();
         if n.int(1) >= 0 && n.ptr(1) as u32 >= FD_BASE {
             return Answer::Continue;
         }
@@ -33,8 +32,9 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
         go_native(s, o);
         return Answer::Continue;
     }
+    let Some(theirs) = o.theirs(s) else { return Answer::Continue };
     let Some(l) = s.listener(call.listener) else { return Answer::Done };
-    match seccomp::inject(l, n.id, o.theirs.as_fd(), slot, cloexec) {
+    match seccomp::inject(l, n.id, theirs, slot, cloexec) {
         Ok(_) => Answer::Done,
         Err(e) if os::errno_of(&e) == libc::ENOENT => Answer::Done,
         Err(e) => Answer::Err(sys_limit(&e)),
@@ -43,11 +43,11 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
 
 /// From now on bytes flow through the pair: names and control data are lost.
 fn go_native(s: &mut Supervisor, o: &Ours) {
-    if let Some((_, m, _)) = s.objects.message(o.key) {
+    if let Some(theirs) = o.theirs(s) {
         let mut sink = [0u8; 8];
-        while m.tokens > 0 && os::recv_bytes(o.theirs.as_fd(), &mut sink).is_ok() {
-            m.tokens -= 1;
-        }
+        while os::recv_bytes(theirs, &mut sink).is_ok_and(|n| n > 0) {}
+    }
+    if let Some((_, m, _)) = s.objects.message(o.key) {
         m.tokens = 0;
         m.native = true;
     }

@@ -17,10 +17,7 @@ const MAX: usize = 64 << 10;
 /// ioctl(fd, cmd, arg).
 pub(crate) fn ioctl(s: &mut Supervisor, call: &Call) -> Answer {
     let cmd = call.n.ptr(1) as u32;
-    let o = match ours(s, call) {
-        Ok(o) => o,
-        Err(e) => return Answer::Err(e),
-    };
+    let o = ours(s, call);
     let (key, sock, stream) = match &o {
         Some(o) => match s.objects.get(o.key).map(|x| &x.body) {
             Some(Body::Stream(sock, _)) => (Some(o.key), Some(*sock), true),

@@ -1,6 +1,6 @@
 //! The exact path of message sockets: every send and receive is served here, with names, control data and exact errors.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use ferronet_core::Errno;
@@ -55,10 +55,10 @@ fn gather_one(tid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
 }
 
 /// May this call wait? The status flags are those of the shared open file.
-pub(crate) fn may_block(call: &Call, theirs: &OwnedFd, flags: i32) -> bool {
+pub(crate) fn may_block(s: &mut Supervisor, call: &Call, o: &Ours, flags: i32) -> bool {
     !call.expired
         && flags & libc::MSG_DONTWAIT == 0
-        && os::status_flags(theirs.as_fd()) & libc::O_NONBLOCK == 0
+        && o.theirs(s).is_some_and(|fd| os::status_flags(fd) & libc::O_NONBLOCK == 0)
 }
 
 /// Takes one message, from the stash of a cancelled call or from the stack.
@@ -86,15 +86,15 @@ fn receive(
     match take(s, o.key, sock, req) {
         Ok(r) => Ok(r),
         Err(Errno::EAGAIN) => {
-            s.settle_message(o.key, &o.theirs);
-            if req.flags & libc::MSG_ERRQUEUE == 0 && may_block(call, &o.theirs, req.flags) {
+            s.settle_message(o);
+            if req.flags & libc::MSG_ERRQUEUE == 0 && may_block(s, call, o, req.flags) {
                 Err(Answer::Park(o.key, s.timeout_of(sock, libc::SO_RCVTIMEO)))
             } else {
                 Err(Answer::Err(libc::EAGAIN))
             }
         }
         Err(e) => {
-            s.settle_message(o.key, &o.theirs);
+            s.settle_message(o);
             Err(e.into())
         }
     }
@@ -111,11 +111,11 @@ fn finish(
 ) -> Answer {
     let n = if flags & libc::MSG_TRUNC != 0 { r.len } else { r.data.len() };
     if let Err(e) = put {
-        s.settle_message(o.key, &o.theirs);
+        s.settle_message(o);
         return Answer::Err(e);
     }
     // Before the answer: the program may poll at once.
-    s.settle_message(o.key, &o.theirs);
+    s.settle_message(o);
     let sent = s.listener(call.listener).is_some_and(|l| seccomp::answer(l, call.n.id, n as i64));
     if !sent
         && flags & libc::MSG_PEEK == 0
@@ -179,16 +179,19 @@ pub(crate) fn request(h: &Header, flags: i32) -> RecvReq {
 /// sendto(fd, buf, len, flags, addr, addrlen).
 fn sendto(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
     let n = &call.n;
-    let name = if n.ptr(4) == 0 { Ok(Vec::new()) } else { addr::get(n.tid, n.ptr(4), n.ptr(5)) };
-    let parts = name.and_then(|name| Ok((name, gather_one(n.tid, n.ptr(1), n.ptr(2))?)));
-    match parts {
-        Ok((name, data)) => send(
-            s,
-            call,
-            o,
-            sock,
-            &Outgoing { name, data: data.into(), control: Vec::new(), flags: n.int(3) },
-        ),
+    let name = if n.ptr(4) == 0 { Ok(0) } else { addr::check(n.ptr(5)) };
+    let len = n.ptr(2) as usize;
+    if len > MAX_MESSAGE {
+        return Answer::Err(libc::EMSGSIZE);
+    }
+    // Name and data in one call.
+    let both = name.and_then(|k| Ok((k, mem::read_two(n.tid, (n.ptr(4), k), (n.ptr(1), len))?)));
+    match both {
+        Ok((k, both)) => {
+            let mut data = Bytes::from(both);
+            let name = data.split_to(k).to_vec();
+            send(s, call, o, sock, &Outgoing { name, data, control: Vec::new(), flags: n.int(3) })
+        }
         Err(e) => Answer::Err(e),
     }
 }
@@ -240,7 +243,7 @@ fn send_data(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, data: Resu
 
 /// Hands one message to the stack.
 pub(crate) fn submit(s: &mut Supervisor, tid: u32, sock: SockId, m: &Outgoing) -> Result<usize, i32> {
-    s.with_caller(tid, |k, c| {
+    s.with_sock_caller(tid, |k, c| {
         k.sendmsg(
             c,
             sock,
@@ -251,13 +254,15 @@ pub(crate) fn submit(s: &mut Supervisor, tid: u32, sock: SockId, m: &Outgoing) -
 }
 
 fn send(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, m: &Outgoing) -> Answer {
-    // The memory was read: does the call still exist? Otherwise it may have been another program's.
-    if !s.listener(call.listener).is_some_and(|l| seccomp::valid(l, call.n.id)) {
+    // The memory was read: does the call still exist? Requests that change something must not be made twice; for a datagram
+    // the check buys nothing, as the signal may as well come after it.
+    let netlink = s.kernel.sock_info(sock).is_some_and(|(family, ..)| family == libc::AF_NETLINK);
+    if netlink && !s.listener(call.listener).is_some_and(|l| seccomp::valid(l, call.n.id)) {
         return Answer::Done;
     }
     match submit(s, call.n.tid, sock, m) {
         Ok(n) => Answer::Ret(n as i64),
-        Err(libc::EAGAIN) if may_block(call, &o.theirs, m.flags) => {
+        Err(libc::EAGAIN) if may_block(s, call, o, m.flags) => {
             Answer::Park(o.key, s.timeout_of(sock, libc::SO_SNDTIMEO))
         }
         Err(e) => Answer::Err(e),
@@ -294,16 +299,16 @@ impl Supervisor {
     }
 
     /// Takes the tokens back when nothing is left to receive.
-    pub(crate) fn settle_message(&mut self, key: Key, theirs: &OwnedFd) {
-        if self.objects.message(key).is_none_or(|(_, m, _)| m.tokens == 0) || self.readable(key) {
+    pub(crate) fn settle_message(&mut self, o: &Ours) {
+        if self.objects.message(o.key).is_none_or(|(_, m, _)| m.tokens == 0) || self.readable(o.key) {
             return;
         }
-        let Some((_, m, _)) = self.objects.message(key) else { return };
+        let Some(theirs) = o.theirs(self) else { return };
         let mut sink = [0u8; 8];
-        while m.tokens > 0 && os::recv_bytes(theirs.as_fd(), &mut sink).is_ok() {
-            m.tokens -= 1;
+        while os::recv_bytes(theirs, &mut sink).is_ok_and(|n| n > 0) {}
+        if let Some((_, m, _)) = self.objects.message(o.key) {
+            m.tokens = 0;
         }
-        m.tokens = 0;
     }
 
     /// Something happened at our end: the program closed, or wrote natively.

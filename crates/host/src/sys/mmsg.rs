@@ -43,7 +43,7 @@ pub(crate) fn send(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> A
         }
     }
     match (done, failed) {
-        (0, libc::EAGAIN) if may_block(call, &o.theirs, flags) => {
+        (0, libc::EAGAIN) if may_block(s, call, o, flags) => {
             Answer::Park(o.key, s.timeout_of(sock, libc::SO_SNDTIMEO))
         }
         (0, e) if e != 0 => Answer::Err(e),
@@ -76,19 +76,19 @@ pub(crate) fn recv(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> A
                 }
             }
             Err(Errno::EAGAIN) if done == 0 => {
-                s.settle_message(o.key, &o.theirs);
+                s.settle_message(o);
                 return wait(s, call, o, sock, flags);
             }
             Err(e) if done == 0 => return e.into(),
             Err(_) => break,
         }
     }
-    s.settle_message(o.key, &o.theirs);
+    s.settle_message(o);
     Answer::Ret(done as i64)
 }
 
 fn wait(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, flags: i32) -> Answer {
-    if !may_block(call, &o.theirs, flags) {
+    if !may_block(s, call, o, flags) {
         return Answer::Err(libc::EAGAIN);
     }
     let mut deadline = s.timeout_of(sock, libc::SO_RCVTIMEO);

@@ -1,9 +1,10 @@
 //! System calls of the programs, one concern a file.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ferronet_linux::SockId;
 
+use crate::join::FD_BASE;
 use crate::obj::{Body, Key};
 use crate::os;
 use crate::supervisor::{Answer, Call, Supervisor};
@@ -22,10 +23,31 @@ pub(crate) mod procfs;
 pub(crate) mod socket;
 pub(crate) mod stat;
 
-/// An object of ours behind a program's descriptor, with a copy of that descriptor.
+/// An object of ours behind a program's descriptor.
 pub(crate) struct Ours {
     pub(crate) key: Key,
-    pub(crate) theirs: OwnedFd,
+    tid: u32,
+    fd: i32,
+    /// A copy of the program's descriptor, made when it is needed.
+    theirs: std::cell::OnceCell<Option<OwnedFd>>,
+}
+
+impl Ours {
+    /// A copy of the program's descriptor.
+    pub(crate) fn theirs(&self, s: &mut Supervisor) -> Option<BorrowedFd<'_>> {
+        let get = || {
+            let fd = s.tasks.getfd(self.tid, self.fd).ok()?;
+            // It may have been closed or replaced by another thread meanwhile.
+            (s.objects.get(self.key)?.cookie == os::cookie(fd.as_fd())?).then_some(fd)
+        };
+        self.theirs.get_or_init(get).as_ref().map(AsFd::as_fd)
+    }
+
+    /// The copy itself.
+    pub(crate) fn into_theirs(self, s: &mut Supervisor) -> Option<OwnedFd> {
+        self.theirs(s);
+        self.theirs.into_inner().flatten()
+    }
 }
 
 /// Serves one call.
@@ -47,24 +69,27 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
         }
         libc::SYS_ioctl => ioctl::ioctl(s, call),
         _ => match ours(s, call) {
-            Ok(Some(o)) => on_object(s, call, o),
-            Ok(None) => Answer::Continue,
-            Err(e) => Answer::Err(e),
+            Some(o) => on_object(s, call, o),
+            None => Answer::Continue,
         },
     }
 }
 
 /// The object behind the call's first argument; `None` when it is not one of ours (or no descriptor at all).
-pub(crate) fn ours(s: &mut Supervisor, call: &Call) -> Result<Option<Ours>, i32> {
-    let Ok(theirs) = s.tasks.getfd(call.n.tid, call.n.int(0)) else {
-        // The kernel says EBADF better than we do.
-        return Ok(None);
-    };
-    if let Some(key) = call.parked {
-        return Ok(Some(Ours { key, theirs }));
+pub(crate) fn ours(s: &mut Supervisor, call: &Call) -> Option<Ours> {
+    let (tid, fd) = (call.n.tid, call.n.int(0));
+    let high = fd >= FD_BASE as i32;
+    let known = call.parked.or_else(|| if high { s.known_fd(tid, fd) } else { None });
+    if let Some(key) = known {
+        return Some(Ours { key, tid, fd, theirs: std::cell::OnceCell::new() });
     }
-    let key = os::cookie(theirs.as_fd()).and_then(|c| s.objects.by_cookie(c));
-    Ok(key.map(|key| Ours { key, theirs }))
+    // The kernel says EBADF better than we do.
+    let theirs = s.tasks.getfd(tid, fd).ok()?;
+    let key = os::cookie(theirs.as_fd()).and_then(|c| s.objects.by_cookie(c))?;
+    if high && matches!(s.objects.get(key).map(|o| &o.body), Some(Body::Message(..))) {
+        s.learn_fd(tid, fd, key);
+    }
+    Some(Ours { key, tid, fd, theirs: Some(theirs).into() })
 }
 
 fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
@@ -80,8 +105,8 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         libc::SYS_connect => names::connect(s, call, o, stream, sock),
         libc::SYS_listen if stream => s.listen(key, call.n.int(1)),
         libc::SYS_listen | libc::SYS_accept4 if !stream => Answer::Err(libc::EOPNOTSUPP),
-        libc::SYS_accept4 => s.accept(call, key, &o.theirs, call.n.int(3)),
-        libc::SYS_accept if stream => s.accept(call, key, &o.theirs, 0),
+        libc::SYS_accept4 => s.accept(call, &o, call.n.int(3)),
+        libc::SYS_accept if stream => s.accept(call, &o, 0),
         libc::SYS_accept => Answer::Err(libc::EOPNOTSUPP),
         libc::SYS_getsockname | libc::SYS_getpeername => names::name(s, call, sock),
         libc::SYS_setsockopt => opts::set(s, call, &o, stream, sock),

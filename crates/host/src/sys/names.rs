@@ -32,7 +32,9 @@ pub(crate) fn connect(s: &mut Supervisor, call: &Call, o: Ours, stream: bool, so
         if let Some(x) = s.objects.get_mut(o.key) {
             x.owner = (call.n.tid, call.n.int(0) as u32);
         }
-        return s.connect_stream(call, o.key, o.theirs, &name);
+        let key = o.key;
+        let Some(theirs) = o.into_theirs(s) else { return Answer::Err(libc::EBADF) };
+        return s.connect_stream(call, key, theirs, &name);
     }
     match s.with_caller(call.n.tid, |k, c| k.connect(c, sock, &name)) {
         Ok(Ok(())) => Answer::Ret(0),

@@ -1,7 +1,5 @@
 //! getsockopt and setsockopt.
 
-use std::os::fd::AsFd;
-
 use ferronet_linux::SockId;
 
 use crate::mem;
@@ -39,9 +37,13 @@ pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock:
         return e.into();
     }
     let native = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT];
-    if stream && level == libc::SOL_SOCKET && (native.contains(&name) || TIMEO_NEW.contains(&name)) {
-        // Reads and writes run natively on the pair; these options must hold there.
-        let _ = os::setsockopt_raw(o.theirs.as_fd(), level, name, &val);
+    // Reads and writes of streams run natively on the pair; these options must hold there.
+    if stream
+        && level == libc::SOL_SOCKET
+        && (native.contains(&name) || TIMEO_NEW.contains(&name))
+        && let Some(theirs) = o.theirs(s)
+    {
+        let _ = os::setsockopt_raw(theirs, level, name, &val);
     }
     Answer::Ret(0)
 }

@@ -62,7 +62,12 @@ pub(crate) fn inject(
     match seccomp::inject(listener, call.n.id, theirs, slot, cloexec) {
         Ok(fd) => {
             object.owner = (call.n.tid, fd);
-            s.adopt(object);
+            let message = matches!(object.body, Body::Message(..));
+            let key = s.adopt(object);
+            s.replaced_fd(fd as i32);
+            if message && matches!(slot, Slot::At(_)) {
+                s.learn_fd(call.n.tid, fd as i32, key);
+            }
             Answer::Done
         }
         Err(e) => {
