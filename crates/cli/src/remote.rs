@@ -41,6 +41,12 @@ fn lines(client: &Client, request: &[&str]) -> Result<Vec<Value>, String> {
 
 /// The name of the stack that is meant: by name, by process number, or the only one there is.
 fn choose(wanted: Option<&str>) -> Result<String, String> {
+    if let Ok(name) = std::env::var(crate::session::NAME_VARIABLE) {
+        return Err(format!(
+            "this is a program on the stack `{name}` itself; ask from another terminal, outside of it: \
+             ferronet ps, exec {name}, trace --name {name}, drops --name {name}"
+        ));
+    }
     let all = running()?;
     let names = || all.iter().map(|f| f.name.as_str());
     let list = names().collect::<Vec<_>>().join(", ");
@@ -134,7 +140,8 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<u8, String> {
         }
     };
     let client = Client::connect(&name).map_err(|e| e.to_string())?;
-    let cmd = Command { net, foreground: io::stdin().is_terminal(), ..Command::new(args.cmd.clone()) };
+    let env = Some(crate::session::environment(Some(&name)));
+    let cmd = Command { net, env, foreground: io::stdin().is_terminal(), ..Command::new(args.cmd.clone()) };
     match client.exec(&cmd) {
         Ok(exit) => Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX)),
         Err(e) => crate::session::failed_to_start(&e),

@@ -3,6 +3,7 @@
 use crate::args::{RunArgs, ShellArgs};
 use crate::serve;
 use ferronet_host::{Command, Config, HostError, Session};
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -65,7 +66,8 @@ fn start(
             "A fresh stack, `{name}`. Its network is empty: start with `ip link set lo up`. Ctrl-D leaves."
         );
     }
-    let cmd = Command { foreground: std::io::stdin().is_terminal(), ..Command::new(argv) };
+    let env = Some(environment(session.name()));
+    let cmd = Command { env, foreground: std::io::stdin().is_terminal(), ..Command::new(argv) };
     match session.spawn(&cmd) {
         Ok(pid) => {
             let exit = session.run_until_exit(pid).map_err(|e| e.to_string())?;
@@ -73,6 +75,17 @@ fn start(
         }
         Err(e) => failed_to_start(&e),
     }
+}
+
+/// Says in the environment of programs on which stack they run.
+pub(crate) const NAME_VARIABLE: &str = "FERRONET";
+
+/// The caller's environment and the name of the stack.
+pub(crate) fn environment(name: Option<&str>) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> =
+        std::env::vars_os().filter(|(k, _)| k != NAME_VARIABLE).collect();
+    env.push((NAME_VARIABLE.into(), name.unwrap_or_default().into()));
+    env
 }
 
 /// The sentence goes to standard error, the exit status is that of a shell (127, 126).

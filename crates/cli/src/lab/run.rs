@@ -187,7 +187,7 @@ impl Runner {
                 std::env::current_exe().map_err(|e| format!("finding ferronet's own file: {e}"))?.into();
         }
         let (read, out, err, null) = pipes().map_err(|e| format!("making a pipe: {e}"))?;
-        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let mut env = crate::session::environment(self.session.name());
         env.extend(p.spec.env.iter().map(|(k, v)| (k.into(), v.into())));
         let net = Net::Named(self.names[p.spec.namespace].clone());
         let cmd = Command {
