@@ -147,6 +147,7 @@ impl Session {
     /// The stack. Its clock is set to now.
     pub fn kernel(&mut self) -> &mut Kernel {
         self.sup.tick();
+        self.sup.unsettled = true;
         &mut self.sup.kernel
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Supervisor {
     next_fd: HashMap<u32, u32>,
     /// Message sockets by thread and (high) descriptor number, as they were identified last.
     known_fds: HashMap<(u32, i32), Key>,
+    /// The stack has more to do, or was touched from outside: do not wait.
+    pub(crate) unsettled: bool,
     /// CLOCK_MONOTONIC, nanoseconds, of this turn.
     pub(crate) now_ns: u64,
     /// Our side of the sandbox's first network namespace.
@@ -115,6 +117,7 @@ impl Supervisor {
             deadlines: BTreeSet::new(),
             next_fd: HashMap::new(),
             known_fds: HashMap::new(),
+            unsettled: true,
             now_ns: os::monotonic_ns(),
             first_ns,
             root: format!("/proc/{init_pid}/root"),
@@ -180,6 +183,9 @@ impl Supervisor {
     }
 
     fn wait_time(&mut self, max: Option<u64>) -> Option<u64> {
+        if self.unsettled {
+            return Some(0);
+        }
         let stack = self.kernel.next_timeout().map(|t| t.0);
         let call = self.deadlines.first().map(|d| d.0);
         let at = match (stack, call) {
@@ -206,9 +212,12 @@ impl Supervisor {
             }
             self.ready = ready;
             if quiet {
-                break;
+                self.unsettled = false;
+                return;
             }
         }
+        // Others get their chance, then we go on without waiting.
+        self.unsettled = true;
     }
 
     fn sock_event(&mut self, sock: SockId, r: Ready) {
