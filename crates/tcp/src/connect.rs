@@ -145,9 +145,18 @@ impl Tcb {
         self.rec.first_timeout = None;
         self.rec.retrans_stamp = 0;
         self.sync_mss(cx);
-        // What the program may read in the first RTT without a larger buffer.
-        self.rcv.space = self.rcv.wnd.min(10 * u32::from(self.rcv.advmss));
-        self.rcv.space_at = cx.now;
+        if self.ts_on {
+            self.rcv.advmss = self.rcv.advmss.saturating_sub(TSTAMP_LEN);
+        }
+        self.init_buffer_space(cx);
+        // As Linux counts: the SYN or SYN-ACK was delivered; an active opener's SYN is an acknowledged byte, a
+        // passive one's SYN has come in before this record was there.
+        self.rec.delivered = 1;
+        if self.passive {
+            self.stats.segs_in = 1;
+        } else {
+            self.stats.bytes_acked = 1;
+        }
         self.sndbuf_expand(cx);
         self.ack.last_rx = cx.now;
         self.stats.last_ack_rx = cx.now;

@@ -220,7 +220,7 @@ impl Tcb {
         if self.opts.sndbuf > 0 {
             return;
         }
-        let per_mss = u32::from(self.snd.mss_clamp.max(self.snd.mss).max(TCP_MSS_DEFAULT)) + 640;
+        let per_mss = u32::from(self.snd.mss_clamp.max(self.snd.mss).max(TCP_MSS_DEFAULT)) + 512;
         let per_mss = per_mss.next_power_of_two() + 256;
         let segs = self.w.cwnd.max(INIT_CWND).max(self.rec.reordering + 1);
         let want = (u64::from(per_mss) * u64::from(segs) * 2).min(u64::from(cx.cfg.wmem[2])) as u32;

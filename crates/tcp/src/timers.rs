@@ -276,7 +276,10 @@ impl Tcb {
                 n = self.orphan_retries(cx, self.rtt.rto < cx.cfg.rto_max);
             }
             let limit = self.user_timeout().unwrap_or_else(|| model_timeout(cx.cfg, n, cx.cfg.rto_min));
-            r > 0 && waited >= limit
+            // A peer that closed its window over data in flight but still answers is alive; Linux gives it up
+            // after two of the longest timeouts without an answer (tcp_rtx_probe0_timed_out).
+            let closed = self.snd.wnd == 0 && !self.orphan;
+            r > 0 && waited >= limit && !(closed && cx.now - self.stats.last_ack_rx < 2 * cx.cfg.rto_max)
         };
         if expired {
             self.write_err(cx);

@@ -69,6 +69,21 @@ impl Tcb {
         self.rcv.rcvbuf = bytes;
     }
 
+    /// The bounds once the connection is open: one segment of the buffer is kept in reserve
+    /// (`tcp_init_buffer_space`), so that the window stays below what the buffer holds.
+    pub(crate) fn init_buffer_space(&mut self, cx: &Cx<'_>) {
+        let mss = u32::from(self.rcv.advmss);
+        let full = self.full_space();
+        self.rcv.clamp = self.rcv.clamp.min(full);
+        if self.rcv.clamp > 2 * mss && self.rcv.clamp + mss > full {
+            self.rcv.clamp = (2 * mss).max(full.saturating_sub(mss));
+        }
+        self.rcv.ssthresh = self.rcv.ssthresh.min(self.rcv.clamp);
+        // What the program may read in the first RTT without a larger buffer.
+        self.rcv.space = self.rcv.ssthresh.min(self.rcv.wnd).min(10 * mss);
+        self.rcv.space_at = cx.now;
+    }
+
     fn full_space(&self) -> u32 {
         win_from_space(self.rcv.rcvbuf)
     }
@@ -125,10 +140,10 @@ impl Tcb {
     }
 
     /// A good segment arrived: offer more, step by step (`tcp_grow_window`).
-    pub(crate) fn grow_window(&mut self) {
+    pub(crate) fn grow_window(&mut self, len: u32) {
         let bound = self.rcv.clamp.min(self.full_space());
         if self.rcv.ssthresh < bound {
-            let inc = 2 * u32::from(self.rcv.advmss);
+            let inc = 2 * u32::from(self.rcv.advmss).max(len);
             self.rcv.ssthresh = (self.rcv.ssthresh + inc).min(bound);
             self.ack.quick |= 1;
         }
@@ -190,9 +205,10 @@ impl Tcb {
         if len < u32::from(self.ack.rcv_mss) {
             return;
         }
+        // Below the clock's resolution the measurement by windows is better.
         let ms = self.ts_now(cx.now).wrapping_sub(tsecr);
-        if ms < 1 << 20 {
-            update_rcv_rtt(&mut self.rcv.rtt8_us, (ms * 1000).max(1000), false);
+        if ms > 0 && ms < 1 << 20 {
+            update_rcv_rtt(&mut self.rcv.rtt8_us, ms * 1000, false);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use super::{AckEvent, Cwnd, INFINITE_SSTHRESH};
+use super::{AckEvent, Cwnd, Hystart, INFINITE_SSTHRESH};
 use ferronet_core::time::Instant;
 
 /// 1/C in ms³ per segment.
@@ -126,14 +126,13 @@ impl Cubic {
         cnt.max(2)
     }
 
-    pub(super) fn on_rtt(&mut self, w: &mut Cwnd, a: &AckEvent) {
-        let Some(rtt) = a.rtt else { return };
-        let us = (rtt.as_micros() as u32).max(1);
+    pub(super) fn on_rtt(&mut self, w: &mut Cwnd, a: &AckEvent) -> Option<Hystart> {
+        let us = (a.rtt?.as_micros() as u32).max(1);
         if self.delay_min == 0 || us < self.delay_min {
             self.delay_min = us;
         }
         if self.found || !w.in_slow_start() {
-            return;
+            return None;
         }
         if a.una > self.round_end {
             self.round_end = a.nxt;
@@ -143,28 +142,31 @@ impl Cubic {
             self.train_at = a.now;
         }
         if w.cwnd < HYSTART_LOW_WINDOW || w.ssthresh != INFINITE_SSTHRESH {
-            return;
+            return None;
         }
-        // ACK train: closely spaced ACKs for half of the least RTT mean that the pipe is full.
-        if a.now - self.train_at <= HYSTART_ACK_DELTA {
-            self.train_at = a.now;
-            if (a.now - self.round_start).as_micros() as u64 > u64::from(self.delay_min / 2) {
-                self.found = true;
-                w.ssthresh = w.cwnd;
-                return;
+        let how = self.hystart(a.now, us)?;
+        self.found = true;
+        w.ssthresh = w.cwnd;
+        Some(how)
+    }
+
+    fn hystart(&mut self, now: Instant, us: u32) -> Option<Hystart> {
+        // Closely spaced ACKs for half of the least RTT mean that the pipe is full.
+        if now - self.train_at <= HYSTART_ACK_DELTA {
+            self.train_at = now;
+            if (now - self.round_start).as_micros() as u64 > u64::from(self.delay_min / 2) {
+                return Some(Hystart::Train);
             }
         }
         if self.samples < HYSTART_MIN_SAMPLES {
             self.curr_rtt = self.curr_rtt.min(us);
             self.samples += 1;
-            return;
+            return None;
         }
         let step =
             Duration::from_micros(u64::from(self.delay_min >> 3)).clamp(HYSTART_DELAY_MIN, HYSTART_DELAY_MAX);
-        if u64::from(self.curr_rtt) > u64::from(self.delay_min) + step.as_micros() as u64 {
-            self.found = true;
-            w.ssthresh = w.cwnd;
-        }
+        let limit = u64::from(self.delay_min) + step.as_micros() as u64;
+        (u64::from(self.curr_rtt) > limit).then_some(Hystart::Delay)
     }
 }
 

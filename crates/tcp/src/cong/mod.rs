@@ -83,6 +83,15 @@ pub struct AckEvent {
     pub cwnd_limited: bool,
 }
 
+/// How HyStart saw that the pipe is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hystart {
+    /// A train of ACKs half an RTT long.
+    Train,
+    /// A longer RTT.
+    Delay,
+}
+
 /// One of the algorithms with its state.
 #[derive(Clone, Copy, Debug)]
 pub enum Congestion {
@@ -123,10 +132,10 @@ impl Congestion {
             Congestion::Cubic(c) => c.on_ack(w, a),
         }
     }
-    /// Any ACK that measured a round trip (HyStart).
-    pub fn on_rtt(&mut self, w: &mut Cwnd, a: &AckEvent) {
+    /// Any ACK that measured a round trip. Says when HyStart ended slow start with it.
+    pub fn on_rtt(&mut self, w: &mut Cwnd, a: &AckEvent) -> Option<Hystart> {
         match self {
-            Congestion::Reno => {}
+            Congestion::Reno => None,
             Congestion::Cubic(c) => c.on_rtt(w, a),
         }
     }

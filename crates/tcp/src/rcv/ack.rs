@@ -7,7 +7,7 @@ use ferronet_core::time::Instant;
 use ferronet_core::{DropReason, Mib};
 use ferronet_wire::tcp::{SackBlock, TcpFlags};
 
-use crate::cong::AckEvent;
+use crate::cong::{AckEvent, Hystart};
 use crate::recovery::{CaState, Rexmit};
 use crate::sack::{EVER_RETRANS, LOST, RETRANS, SACKED};
 use crate::segment::{Cx, Discard, Segment};
@@ -31,6 +31,8 @@ pub(crate) struct AckRound {
     pub(crate) ece: bool,
     pub(crate) num_dupack: u32,
     pub(crate) prior_una: u64,
+    /// Start of the highest SACKed record before this ACK.
+    prior_fack: u64,
     prior_delivered: u32,
     prior_lost: u32,
     pub(crate) tsecr: Option<u32>,
@@ -59,6 +61,7 @@ impl Tcb {
             ece: false,
             num_dupack: 0,
             prior_una: self.snd.una,
+            prior_fack: if self.rec.sacked_out > 0 { self.rec.high_sacked } else { self.snd.una },
             prior_delivered: self.rec.delivered,
             prior_lost: self.rec.lost,
             tsecr: if self.ts_on { seg.opts.timestamps.map(|t| t.tsecr) } else { None },
@@ -118,6 +121,7 @@ impl Tcb {
         self.tlp_ack(cx, ack, &mut a);
         let newly = self.rec.delivered.wrapping_sub(a.prior_delivered);
         if newly > 0 {
+            cx.mib.add(Mib::TcpExtTCPDelivered, u64::from(newly));
             self.rack_update_reo_wnd(cx, a.rate.map_or(0, |r| r.1));
         }
         if self.ack_is_dubious(&a) {
@@ -236,7 +240,7 @@ impl Tcb {
         if a.is(DATA_ACKED) {
             if !self.sack_on {
                 self.remove_reno_sacks(cx, acked_packets);
-            } else if self.rec.sacked_out > 0 || a.reord < self.high_sack_before(a) {
+            } else if a.reord < a.prior_fack {
                 self.check_sack_reordering(cx, a.reord, false);
             }
         }
@@ -247,12 +251,14 @@ impl Tcb {
         }
         if let Some(rtt) = ca_rtt {
             let ev = self.ack_event(cx.now, acked_packets, Some(rtt));
-            self.cong.on_rtt(&mut self.w, &ev);
+            let counters = match self.cong.on_rtt(&mut self.w, &ev) {
+                None => return,
+                Some(Hystart::Train) => (Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd),
+                Some(Hystart::Delay) => (Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd),
+            };
+            cx.inc(counters.0);
+            cx.mib.add(counters.1, u64::from(self.w.cwnd));
         }
-    }
-
-    fn high_sack_before(&self, a: &AckRound) -> u64 {
-        if self.rec.high_sacked > a.prior_una { self.rec.high_sacked } else { a.prior_una }
     }
 
     /// RFC 6298 §3 (Karn): no samples from retransmitted segments, except by timestamp (RFC 7323 §4.1).

@@ -77,7 +77,7 @@ impl Tcb {
         self.ack.last_rx = cx.now;
         self.ecn_check(seg);
         if seg.len >= 128 {
-            self.grow_window();
+            self.grow_window(seg.len);
         }
     }
 

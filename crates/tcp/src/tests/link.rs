@@ -70,6 +70,7 @@ impl Ord for Flying {
 pub(super) struct World {
     pub(super) env: [Env; 2],
     pub(super) tcb: [Option<Tcb>; 2],
+    pub(super) tw: [Option<crate::TimeWait>; 2],
     pub(super) req: Option<RequestSock>,
     pub(super) link: Link,
     pub(super) rng: Rng,
@@ -88,6 +89,7 @@ impl World {
         World {
             env: [Env::new(), Env::new()],
             tcb: [None, None],
+            tw: [None, None],
             req: None,
             link,
             rng: Rng::new(seed),
@@ -125,6 +127,26 @@ impl World {
             n += 1;
             assert!(n < 10_000, "a sender that never stops: {:?} {:?} {:?}", t.kind, t.seq, self.info(end));
             self.transmit(end, t);
+        }
+        if let Some(t) = self.tcb[end].as_mut()
+            && let Some(tw) = t.to_time_wait(&mut self.env[end].cx())
+        {
+            self.tw[end] = Some(tw);
+        }
+    }
+
+    /// What the stack does for a connection that is only a small record, or gone.
+    fn deliver_closed(&mut self, to: usize, seg: &Segment) {
+        let reply = match self.tw[to].as_mut() {
+            Some(tw) => match tw.rcv(&mut self.env[to].cx(), seg) {
+                crate::TwVerdict::Ack(t) => Some(*t),
+                crate::TwVerdict::Rst { reset, .. } => reset.map(|t| *t),
+                crate::TwVerdict::Drop(_) | crate::TwVerdict::End | crate::TwVerdict::Reopen(_) => None,
+            },
+            None => crate::reset_for(seg),
+        };
+        if let Some(t) = reply {
+            self.transmit(to, t);
         }
     }
 
@@ -242,6 +264,9 @@ impl World {
                 self.deliver_listen(seg, payload);
             }
             return;
+        }
+        if self.state(to) == State::Close {
+            return self.deliver_closed(to, seg);
         }
         if let Some(t) = self.tcb[to].as_mut() {
             let _ = t.rcv(&mut self.env[to].cx(), seg, payload);

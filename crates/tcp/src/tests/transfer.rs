@@ -72,8 +72,7 @@ pub(super) fn transfer(w: &mut World, seed: u64, total: [u64; 2], limit: Duratio
             }
         }
         if eof == [true; 2] {
-            let done = |s| matches!(s, State::TimeWait | State::Close);
-            if done(w.state(0)) && done(w.state(1)) {
+            if w.state(0) == State::Close && w.state(1) == State::Close {
                 break;
             }
         }
@@ -132,13 +131,13 @@ fn random_world(seed: u64) -> (World, [u64; 2]) {
 #[test]
 fn every_byte_in_order_over_bad_links() {
     let limit = Duration::from_secs(4 * 3600);
-    for seed in 0..300 {
+    for seed in 0..1000 {
         let run = || {
             let (mut w, total) = random_world(seed);
             transfer(&mut w, seed, total, limit)
         };
         let a = run();
-        if seed % 10 == 0 {
+        if seed % 20 == 0 {
             assert_eq!(a, run(), "seed {seed}: not the same twice");
         }
     }
