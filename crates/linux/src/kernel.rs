@@ -220,13 +220,6 @@ impl Kernel {
         self.files.get(s).map(|f| (f.family, f.ty, f.proto))
     }
 
-    /// Says which inode the program's descriptor has, for `ss -p` and `/proc/net/tcp`.
-    pub fn set_inode(&mut self, s: SockId, ino: u64) {
-        if let Some(f) = self.files.get_mut(s) {
-            f.inode = ino;
-        }
-    }
-
     /// Moves time forward.
     pub fn set_now(&mut self, now: Instant) {
         self.world.set_now(now);
@@ -241,11 +234,6 @@ impl Kernel {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.world.next_timeout()
-    }
-
-    /// Takes the readiness edges since the last call.
-    pub fn take_events(&mut self, out: &mut Vec<(SockId, Ready)>) {
-        out.append(&mut self.events);
     }
 
     /// A device whose other end is in the host; down, with carrier.

@@ -199,6 +199,15 @@ impl World {
         }
     }
 
+    /// Takes the readiness edges of all sockets: token and `poll` bits.
+    pub fn take_sock_events(&mut self, f: &mut dyn FnMut(u64, u16)) {
+        for ns in self.namespaces.iter_mut().filter_map(|n| n.as_deref_mut()) {
+            if ns.socks.has_events() {
+                ns.socks.take_events(f);
+            }
+        }
+    }
+
     /// A frame from the host for a back-end device. Queued; [`World::run_softirq`] handles it.
     pub fn backend_rx(&mut self, ns: NsId, mut p: Packet, dev: ferronet_core::IfIndex) {
         p.meta_mut().dev = dev;

@@ -1,105 +1,362 @@
 //! Socket system calls (socket(2), ip(7), tcp(7), udp(7), packet(7)).
 
+pub(crate) mod addr;
+
 use bytes::Bytes;
 use ferronet_core::Errno;
+use ferronet_stack::sock::{self, NewSock, Proto, SockFlags, SockKey, ports};
+use ferronet_stack::{Namespace, tcp};
+use ferronet_wire::ipproto::{IPPROTO_TCP, IPPROTO_UDP};
+use slotmap::Key;
 
-use crate::kernel::{Caller, Kernel, Ready, Received, RecvReq, SendMsg, SockId};
+use crate::kernel::{
+    Caller, File, Kernel, OpenFile, Ready, Received, RecvReq, SendMsg, SockId, af, sock_type,
+};
 
-/// An internet or packet socket.
-#[derive(Debug)]
-pub struct InetSock {}
+/// An internet or packet socket: its name in the namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct InetSock {
+    pub(crate) key: SockKey,
+}
 
 type Slices<'a> = &'a mut dyn FnMut(&[&[u8]]) -> usize;
 
+/// Open sockets at most.
+const MAX_FILES: usize = 4_000_000;
+
 impl Kernel {
+    /// The namespace and key of an internet socket.
+    pub(crate) fn inet(&mut self, s: SockId) -> Result<(&mut Namespace, SockKey), Errno> {
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let File::Inet(i) = &f.file else { return Err(Errno::EOPNOTSUPP) };
+        let (ns, key) = (f.ns, i.key);
+        Ok((self.world.ns_mut(ns).ok_or(Errno::ENXIO)?, key))
+    }
+
+    /// Likewise, only to look.
+    pub(crate) fn inet_ref(&self, s: SockId) -> Result<(&Namespace, SockKey), Errno> {
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let File::Inet(i) = &f.file else { return Err(Errno::EOPNOTSUPP) };
+        Ok((self.world.ns(f.ns).ok_or(Errno::ENXIO)?, i.key))
+    }
+
+    fn is_tcp(&self, s: SockId) -> bool {
+        self.files.get(s).is_some_and(|f| f.ty == sock_type::STREAM)
+    }
+
     /// `socket(2)`; `ty` without `SOCK_NONBLOCK` and `SOCK_CLOEXEC`.
     ///
     /// # Errors
     /// `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`, `EPERM`.
-    pub fn socket(
-        &mut self,
-        _c: &mut Caller<'_>,
-        _family: i32,
-        _ty: i32,
-        _proto: i32,
-    ) -> Result<SockId, Errno> {
-        Err(Errno::EAFNOSUPPORT)
+    pub fn socket(&mut self, c: &mut Caller<'_>, family: i32, ty: i32, proto: i32) -> Result<SockId, Errno> {
+        if self.files.len() >= MAX_FILES {
+            return Err(Errno::ENFILE);
+        }
+        let id = self.files.insert(OpenFile {
+            ns: c.ns,
+            file: File::Inet(InetSock { key: SockKey::null() }),
+            inode: 0,
+            family,
+            ty,
+            proto,
+        });
+        match self.open(c, id, family, ty, proto) {
+            Ok((file, proto)) => {
+                if let Some(f) = self.files.get_mut(id) {
+                    (f.file, f.proto) = (file, proto);
+                }
+                Ok(id)
+            }
+            Err(e) => {
+                self.files.remove(id);
+                Err(e)
+            }
+        }
     }
+
+    /// Makes the part behind the descriptor; returns it with the effective protocol.
+    fn open(
+        &mut self,
+        c: &mut Caller<'_>,
+        id: SockId,
+        family: i32,
+        ty: i32,
+        proto: i32,
+    ) -> Result<(File, i32), Errno> {
+        if family != af::INET && family != af::INET6 {
+            return Err(Errno::EAFNOSUPPORT);
+        }
+        let (part, protocol) = match (ty, proto) {
+            (sock_type::STREAM, 0 | 6) => (Proto::Tcp(Box::default()), IPPROTO_TCP),
+            (sock_type::DGRAM, 0 | 17) => (Proto::Udp(Box::default()), IPPROTO_UDP),
+            (sock_type::STREAM | sock_type::DGRAM | sock_type::RAW, _) => return Err(Errno::EPROTONOSUPPORT),
+            _ => return Err(Errno::ESOCKTNOSUPPORT),
+        };
+        let ns = self.world.ns_mut(c.ns).ok_or(Errno::ENXIO)?;
+        let new = NewSock { family: family as u8, protocol, uid: c.uid, token: id.data().as_ffi() };
+        let key = sock::create(ns, new, part)?;
+        Ok((File::Inet(InetSock { key }), i32::from(protocol)))
+    }
+
     /// `bind(2)`.
     ///
     /// # Errors
     /// As bind(2).
-    pub fn bind(&mut self, _c: &mut Caller<'_>, _s: SockId, _addr: &[u8]) -> Result<(), Errno> {
-        Err(Errno::EBADF)
+    pub fn bind(&mut self, c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let privileged = c.uid == 0;
+        let (ns, key) = self.inet(s)?;
+        let a = addr::parse(family, addr)?;
+        if a.unspec && !a.addr.is_unspecified() {
+            return Err(Errno::EAFNOSUPPORT);
+        }
+        let common = ns.socks.common_mut(key)?;
+        if family == af::INET6 && a.addr.is_ipv4() {
+            return Err(Errno::EINVAL);
+        }
+        if common.flags.contains(SockFlags::V6ONLY) && a.addr.to_canonical().is_ipv4() && family == af::INET6
+        {
+            return Err(Errno::EINVAL);
+        }
+        if !a.scope.is_none() && matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local()) {
+            common.bound_dev = a.scope;
+        }
+        ports::bind(ns, key, a.addr, a.port, privileged)
     }
+
     /// `connect(2)`: TCP returns `EINPROGRESS`, then `EALREADY`, then 0 once, then `EISCONN`.
     ///
     /// # Errors
     /// As connect(2).
-    pub fn connect(&mut self, _c: &mut Caller<'_>, _s: SockId, _addr: &[u8]) -> Result<(), Errno> {
-        Err(Errno::EBADF)
+    pub fn connect(&mut self, _c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let tcp = self.is_tcp(s);
+        let (ns, key) = self.inet(s)?;
+        let a = addr::parse(family, addr)?;
+        if tcp {
+            if a.unspec {
+                return tcp::user::disconnect(ns, key);
+            }
+            if !a.scope.is_none() && matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local()) {
+                ns.socks.common_mut(key)?.bound_dev = a.scope;
+            }
+            return tcp::user::connect(ns, key, a.addr, a.port);
+        }
+        self.connect_message(s, a)
     }
+
     /// `listen(2)`.
     ///
     /// # Errors
     /// As listen(2).
-    pub fn listen(&mut self, _s: SockId, _backlog: i32) -> Result<(), Errno> {
-        Err(Errno::EBADF)
+    pub fn listen(&mut self, s: SockId, backlog: i32) -> Result<(), Errno> {
+        if !self.is_tcp(s) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let (ns, key) = self.inet(s)?;
+        tcp::user::listen(ns, key, backlog)
     }
+
     /// `accept(2)`: the new socket and the peer's address.
     ///
     /// # Errors
     /// `EAGAIN` when there is none; as accept(2).
-    pub fn accept(&mut self, _s: SockId) -> Result<(SockId, Vec<u8>), Errno> {
-        Err(Errno::EBADF)
+    pub fn accept(&mut self, s: SockId) -> Result<(SockId, Vec<u8>), Errno> {
+        if !self.is_tcp(s) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let (ns_id, family, proto) = (f.ns, f.family, f.proto);
+        if self.files.len() >= MAX_FILES {
+            return Err(Errno::ENFILE);
+        }
+        let (ns, key) = self.inet(s)?;
+        let child = tcp::user::accept(ns, key)?;
+        let c = ns.socks.common(child)?;
+        let (peer, port) = c.peer.unwrap_or((c.local, 0));
+        let name = addr::print(family, peer, port, c.bound_dev);
+        let id = self.files.insert(OpenFile {
+            ns: ns_id,
+            file: File::Inet(InetSock { key: child }),
+            inode: 0,
+            family,
+            ty: sock_type::STREAM,
+            proto,
+        });
+        let (ns, child) = self.inet(id)?;
+        ns.socks.common_mut(child)?.token = id.data().as_ffi();
+        Ok((id, name))
     }
+
     /// `sendmsg(2)`.
     ///
     /// # Errors
     /// `EAGAIN` when there is no room; as sendmsg(2).
-    pub fn sendmsg(&mut self, _c: &mut Caller<'_>, _s: SockId, _m: SendMsg<'_>) -> Result<usize, Errno> {
-        Err(Errno::EBADF)
+    pub fn sendmsg(&mut self, c: &mut Caller<'_>, s: SockId, m: SendMsg<'_>) -> Result<usize, Errno> {
+        const MSG_MORE: i32 = 0x8000;
+        if !self.is_tcp(s) {
+            return self.send_message(c, s, m);
+        }
+        let more = m.flags & MSG_MORE != 0;
+        let (ns, key) = self.inet(s)?;
+        tcp::user::send(ns, key, m.data, more)
     }
+
     /// `recvmsg(2)`.
     ///
     /// # Errors
     /// `EAGAIN` when there is nothing; as recvmsg(2).
-    pub fn recvmsg(&mut self, _s: SockId, _r: RecvReq) -> Result<Received, Errno> {
-        Err(Errno::EBADF)
+    pub fn recvmsg(&mut self, s: SockId, r: RecvReq) -> Result<Received, Errno> {
+        const MSG_PEEK: i32 = 2;
+        if !self.is_tcp(s) {
+            return self.recv_message(s, r);
+        }
+        let (ns, key) = self.inet(s)?;
+        let mut data = Vec::new();
+        let peek = r.flags & MSG_PEEK != 0;
+        let n = tcp::user::recv(ns, key, r.len, &mut |slices| {
+            data = slices.concat();
+            if peek { 0 } else { data.len() }
+        });
+        match n {
+            Ok(_) => Ok(Received { len: data.len(), data, ..Received::default() }),
+            Err(e) => Err(e),
+        }
     }
+
     /// Puts data into a stream's send queue without copying; short when it is full.
     ///
     /// # Errors
     /// `EAGAIN`, `EPIPE`, a pending error.
-    pub fn stream_send(&mut self, _s: SockId, _data: Bytes) -> Result<usize, Errno> {
-        Err(Errno::EBADF)
+    pub fn stream_send(&mut self, s: SockId, data: Bytes) -> Result<usize, Errno> {
+        let (ns, key) = self.inet(s)?;
+        tcp::user::send(ns, key, data, false)
     }
+
     /// Shows up to `max` bytes of a stream's receive queue to `f`, which says how many it took. `Ok(0)` without
     /// a call of `f` is the end of the stream.
     ///
     /// # Errors
     /// `EAGAIN`, a pending error.
-    pub fn stream_recv(&mut self, _s: SockId, _max: usize, _f: Slices<'_>) -> Result<usize, Errno> {
-        Err(Errno::EBADF)
+    pub fn stream_recv(&mut self, s: SockId, max: usize, f: Slices<'_>) -> Result<usize, Errno> {
+        let (ns, key) = self.inet(s)?;
+        tcp::user::recv(ns, key, max, f)
     }
+
     /// `shutdown(2)`; 0 read, 1 write, 2 both.
     ///
     /// # Errors
     /// `ENOTCONN`, `EINVAL`.
-    pub fn shutdown(&mut self, _s: SockId, _how: i32) -> Result<(), Errno> {
-        Err(Errno::EBADF)
+    pub fn shutdown(&mut self, s: SockId, how: i32) -> Result<(), Errno> {
+        let how = match how {
+            0 => tcp::user::RCV_SHUTDOWN,
+            1 => tcp::user::SEND_SHUTDOWN,
+            2 => tcp::user::RCV_SHUTDOWN | tcp::user::SEND_SHUTDOWN,
+            _ => return Err(Errno::EINVAL),
+        };
+        if !self.is_tcp(s) {
+            return self.shutdown_message(s, how);
+        }
+        let (ns, key) = self.inet(s)?;
+        tcp::user::shutdown(ns, key, how)
     }
+
     /// The last descriptor was closed.
     pub fn close(&mut self, s: SockId) {
+        let tcp = self.is_tcp(s);
+        if let Ok((ns, key)) = self.inet(s) {
+            if tcp {
+                tcp::user::close(ns, key);
+            } else {
+                sock::close(ns, key);
+            }
+        }
         self.files.remove(s);
     }
+
+    /// `getsockname(2)`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn getsockname(&self, s: SockId) -> Result<Vec<u8>, Errno> {
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let (ns, key) = self.inet_ref(s)?;
+        let c = ns.socks.common(key)?;
+        Ok(addr::print(family, c.local, c.lport, c.bound_dev))
+    }
+
+    /// `getpeername(2)`.
+    ///
+    /// # Errors
+    /// `ENOTCONN`.
+    pub fn getpeername(&self, s: SockId) -> Result<Vec<u8>, Errno> {
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let (ns, key) = self.inet_ref(s)?;
+        if f.ty == sock_type::STREAM && !tcp::user::is_connected(ns, key) {
+            return Err(Errno::ENOTCONN);
+        }
+        let c = ns.socks.common(key)?;
+        let (peer, port) = c.peer.ok_or(Errno::ENOTCONN)?;
+        Ok(addr::print(f.family, peer, port, c.bound_dev))
+    }
+
+    /// `poll(2)`.
+    #[must_use]
+    pub fn poll(&self, s: SockId) -> Ready {
+        let Ok((ns, key)) = self.inet_ref(s) else { return Ready::empty() };
+        let bits = match ns.socks.socks.get(key) {
+            Some(x) => match &x.proto {
+                Proto::Tcp(_) => tcp::user::poll_bits(ns, key),
+                Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => 0,
+            },
+            None => 0,
+        };
+        Ready::from_bits_truncate(bits)
+    }
+
+    /// Says which inode the program's descriptor has, for `ss -p` and `/proc/net/tcp`.
+    pub fn set_inode(&mut self, s: SockId, ino: u64) {
+        if let Some(f) = self.files.get_mut(s) {
+            f.inode = ino;
+        }
+        if let Ok((ns, key)) = self.inet(s)
+            && let Ok(c) = ns.socks.common_mut(key)
+        {
+            c.inode = ino;
+        }
+    }
+
+    /// Takes the readiness edges since the last call.
+    pub fn take_events(&mut self, out: &mut Vec<(SockId, Ready)>) {
+        out.append(&mut self.events);
+        self.world.take_sock_events(&mut |token, bits| {
+            let id = SockId::from(slotmap::KeyData::from_ffi(token));
+            out.push((id, Ready::from_bits_truncate(bits)));
+        });
+    }
+
     /// `getsockopt(2)`, at most `len` bytes.
     ///
     /// # Errors
     /// `ENOPROTOOPT`, `EINVAL`.
-    pub fn getsockopt(&mut self, _s: SockId, _level: i32, _name: i32, _len: usize) -> Result<Vec<u8>, Errno> {
-        Err(Errno::EBADF)
+    pub fn getsockopt(&mut self, s: SockId, level: i32, name: i32, _len: usize) -> Result<Vec<u8>, Errno> {
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let (family, ty, proto) = (f.family, f.ty, f.proto);
+        let (ns, key) = self.inet(s)?;
+        let int = |v: i32| Ok(v.to_ne_bytes().to_vec());
+        match (level, name) {
+            (1, 3) => int(ty),
+            (1, 4) => {
+                let e = tcp::user::take_error(ns, key).or_else(|| ns.socks.common_mut(key).ok()?.take_err());
+                int(e.map_or(0, |e| i32::from(e.0)))
+            }
+            (1, 38) => int(proto),
+            (1, 39) => int(family),
+            (1, 30) => int(i32::from(tcp::user::is_listening(ns, key))),
+            _ => Err(Errno::ENOPROTOOPT),
+        }
     }
+
     /// `setsockopt(2)`.
     ///
     /// # Errors
@@ -107,26 +364,25 @@ impl Kernel {
     pub fn setsockopt(
         &mut self,
         _c: &mut Caller<'_>,
-        _s: SockId,
-        _opt: (i32, i32),
-        _val: &[u8],
+        s: SockId,
+        opt: (i32, i32),
+        val: &[u8],
     ) -> Result<(), Errno> {
-        Err(Errno::EBADF)
+        let (ns, key) = self.inet(s)?;
+        let v = val.get(..4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes).ok_or(Errno::EINVAL)?;
+        let c = ns.socks.common_mut(key)?;
+        let flag = match opt {
+            (1, 2) => SockFlags::REUSEADDR,
+            (1, 15) => SockFlags::REUSEPORT,
+            (1, 6) => SockFlags::BROADCAST,
+            (41, 26) => SockFlags::V6ONLY,
+            _ => return Err(Errno::ENOPROTOOPT),
+        };
+        c.flags.set(flag, v != 0);
+        ports::options_changed(&mut ns.socks, key);
+        Ok(())
     }
-    /// `getsockname(2)`.
-    ///
-    /// # Errors
-    /// `EBADF`.
-    pub fn getsockname(&self, _s: SockId) -> Result<Vec<u8>, Errno> {
-        Err(Errno::EBADF)
-    }
-    /// `getpeername(2)`.
-    ///
-    /// # Errors
-    /// `ENOTCONN`.
-    pub fn getpeername(&self, _s: SockId) -> Result<Vec<u8>, Errno> {
-        Err(Errno::EBADF)
-    }
+
     /// `ioctl(2)` of a socket or, without one, of a device (`SIOCGIF*` on any socket). `arg` has
     /// [`Kernel::ioctl_arg_len`] bytes; returns the bytes to write back.
     ///
@@ -141,14 +397,23 @@ impl Kernel {
     ) -> Result<Vec<u8>, Errno> {
         Err(Errno::ENOTTY)
     }
+
     /// Bytes behind the argument of an ioctl (`struct ifreq`: 40; an int: 4).
     #[must_use]
     pub fn ioctl_arg_len(cmd: u32) -> usize {
         if cmd >> 8 == 0x89 && !matches!(cmd, 0x8901..=0x8907) { 40 } else { 4 }
     }
-    /// `poll(2)`.
-    #[must_use]
-    pub fn poll(&self, _s: SockId) -> Ready {
-        Ready::empty()
+
+    fn connect_message(&mut self, _s: SockId, _a: addr::InetAddr) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn shutdown_message(&mut self, _s: SockId, _how: u8) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn send_message(&mut self, _c: &mut Caller<'_>, _s: SockId, _m: SendMsg<'_>) -> Result<usize, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn recv_message(&mut self, _s: SockId, _r: RecvReq) -> Result<Received, Errno> {
+        Err(Errno::EOPNOTSUPP)
     }
 }

@@ -459,3 +459,45 @@ pub fn abort(ns: &mut Namespace, key: SockKey) -> Result<(), Errno> {
 pub fn connect_may_use(ns: &mut Namespace, t: &super::FourTuple) -> bool {
     super::timewait::may_reuse(ns, t)
 }
+
+/// Has a peer: established or on its way to the end.
+#[must_use]
+pub fn is_connected(ns: &Namespace, key: SockKey) -> bool {
+    !matches!(state(ns, key), None | Some(State::Close | State::Listen | State::SynSent))
+}
+
+/// In LISTEN?
+#[must_use]
+pub fn is_listening(ns: &Namespace, key: SockKey) -> bool {
+    state(ns, key) == Some(State::Listen)
+}
+
+/// `connect(2)` with `AF_UNSPEC` (`tcp_disconnect`): the connection is reset, the socket can be used again.
+///
+/// # Errors
+/// `EBADF`.
+pub fn disconnect(ns: &mut Namespace, key: SockKey) -> Result<(), Errno> {
+    match state(ns, key).ok_or(Errno::EBADF)? {
+        State::Listen => stop_listening(ns, key),
+        State::Close => {}
+        State::SynSent
+        | State::SynRecv
+        | State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::TimeWait
+        | State::CloseWait
+        | State::LastAck
+        | State::Closing => {
+            with_tcb(ns, key, |t, cx| t.abort(cx, None));
+            tcp_push(ns, key);
+        }
+    }
+    unhash(ns, key);
+    if let Some(ts) = tcp_sock_mut(ns, key) {
+        ts.kind = TcpKind::Closed;
+        ts.route = None;
+    }
+    ns.socks.common_mut(key)?.peer = None;
+    Ok(())
+}
