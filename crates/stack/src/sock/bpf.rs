@@ -21,7 +21,7 @@ pub struct BpfInsn {
 pub struct BpfProg(Box<[BpfInsn]>);
 
 /// Instructions at most (`BPF_MAXINSNS`).
-pub const BPF_MAXINSNS: usize = 4096;
+const BPF_MAXINSNS: usize = 4096;
 /// Words of scratch memory.
 const MEMWORDS: usize = 16;
 

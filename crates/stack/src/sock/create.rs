@@ -2,7 +2,7 @@
 
 use ferronet_core::{Errno, Sysctl};
 
-use super::{MAX_SOCKS, Proto, Sock, SockCommon, SockKey};
+use super::{MAX_SOCKS, Proto, Sock, SockCommon, SockFlags, SockKey, mcast, packet, ports};
 use crate::ns::Namespace;
 
 /// What a new socket is.
@@ -37,11 +37,57 @@ pub fn create(ns: &mut Namespace, new: NewSock, proto: Proto) -> Result<SockKey,
             (clip(s.get(Sysctl::RmemDefault)), clip(s.get(Sysctl::WmemDefault)))
         }
     };
-    Ok(ns.socks.socks.insert(Sock { common, proto }))
+    common.flags.set(SockFlags::V6ONLY, common.is_v6() && s.on(Sysctl::Ip6Bindv6only));
+    if s.get(Sysctl::IpNoPmtuDisc) != 0 {
+        common.pmtudisc = super::common::pmtudisc::DONT;
+    }
+    let raw = matches!(proto, Proto::Raw(_));
+    let is_packet = matches!(proto, Proto::Packet(_));
+    // IPPROTO_RAW: the program writes the header.
+    if raw && new.protocol == ferronet_wire::ipproto::IPPROTO_RAW {
+        common.flags |= SockFlags::HDRINCL;
+    }
+    let v6 = common.is_v6();
+    let key = ns.socks.socks.insert(Sock { common, proto });
+    if raw {
+        ns.socks.raw.insert(v6, new.protocol, key);
+    }
+    if is_packet {
+        ns.socks.packet.list.push(key);
+    }
+    Ok(key)
 }
 
-/// The last descriptor was closed.
+/// The last descriptor was closed. A TCP connection may live on without a program.
 pub fn close(ns: &mut Namespace, key: SockKey) {
-    super::ports::release(ns, key);
-    ns.socks.socks.remove(key);
+    mcast::drop_all(ns, key);
+    let Some(s) = ns.socks.socks.get_mut(key) else { return };
+    s.common.token = 0;
+    s.common.edges = 0;
+    match &mut s.proto {
+        Proto::Tcp(_) => {
+            crate::tcp::user::close(ns, key);
+            return;
+        }
+        Proto::Udp(_) => crate::udp::push_pending(ns, key),
+        Proto::Raw(_) => ns.socks.raw.remove(key),
+        Proto::Packet(_) => packet::release(ns, key),
+        Proto::Ping(_) => {}
+    }
+    ports::release(ns, key);
+    if let Some(mut s) = ns.socks.socks.remove(key)
+        && let Some(rx) = s.proto.rx_mut()
+    {
+        rx.purge(&mut ns.env);
+    }
+}
+
+/// Readiness of any socket, as [`super::poll`] bits.
+#[must_use]
+pub fn poll_bits(ns: &crate::ns::Namespace, key: SockKey) -> u16 {
+    let Some(s) = ns.socks.socks.get(key) else { return super::poll::ERR | super::poll::HUP };
+    match s.proto.rx() {
+        Some(rx) => super::datagram::poll_bits(&s.common, rx),
+        None => crate::tcp::user::poll_bits(ns, key),
+    }
 }

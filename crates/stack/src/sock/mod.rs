@@ -4,15 +4,16 @@ mod bpf;
 pub mod common;
 mod create;
 pub mod datagram;
-mod errqueue;
+pub mod errqueue;
 pub mod mcast;
 pub mod packet;
 pub mod ping;
 pub mod ports;
 pub mod raw;
+pub(crate) mod xmit;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::net::IpAddr;
 
@@ -22,13 +23,13 @@ use slotmap::{SlotMap, new_key_type};
 
 pub use bpf::{BpfInsn, BpfProg};
 pub use common::{RareOpts, SockCommon, SockFlags, poll, shut};
-pub use create::{NewSock, close, create};
+pub use create::{NewSock, close, create, poll_bits};
 pub use errqueue::{ErrQueue, SockErr, icmp_err};
 
 use crate::tcp::{TcpSock, TcpTables};
 use crate::udp::{UdpSock, UdpTable};
 use packet::{PacketSock, PacketTable};
-use ping::PingSock;
+use ping::{PingSock, PingTable};
 use ports::Ports;
 use raw::{RawSock, RawTable};
 
@@ -79,6 +80,8 @@ pub struct Sockets {
     pub udp: UdpTable,
     /// Raw sockets by protocol.
     pub raw: RawTable,
+    /// Ping sockets.
+    pub ping: PingTable,
     /// Packet sockets.
     pub packet: PacketTable,
 }
@@ -94,6 +97,7 @@ impl Sockets {
             tcp: TcpTables::new(rng),
             udp: UdpTable::new(rng),
             raw: RawTable::default(),
+            ping: PingTable::new(rng),
             packet: PacketTable::default(),
         }
     }

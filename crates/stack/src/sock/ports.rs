@@ -214,7 +214,7 @@ fn class_of(c: &SockCommon, listen: bool) -> Class {
 }
 
 /// Is `a` an address that a socket may bind: local, wildcard, group or broadcast (`inet_addr_valid_or_nonlocal`)?
-fn addr_ok(ns: &Namespace, c: &SockCommon, a: IpAddr) -> bool {
+pub(super) fn addr_ok(ns: &Namespace, c: &SockCommon, a: IpAddr) -> bool {
     use crate::fib::RouteType;
     let any = c.flags.intersects(SockFlags::FREEBIND | SockFlags::TRANSPARENT);
     match a {
@@ -313,6 +313,7 @@ fn get_port(ns: &mut Namespace, key: SockKey, port: u16) -> Result<u16, Errno> {
     c.bind = Some(id);
     c.lport = port;
     crate::udp::hash(ns, key);
+    super::ping::hash(ns, key);
     Ok(port)
 }
 
@@ -481,6 +482,20 @@ pub fn rebind(socks: &mut Sockets, key: SockKey, listen: bool) {
     }
 }
 
+/// The local address changed (connect(2) of UDP chose it, or it was forgotten).
+pub fn address_changed(socks: &mut Sockets, key: SockKey) {
+    let Some(s) = socks.socks.get_mut(key) else { return };
+    let Some(id) = s.common.bind else { return };
+    let Some(e) = socks.ports.entries.get(id) else { return };
+    let (proto, port) = (e.proto, e.port);
+    let class = class_of(&s.common, false);
+    let new = socks.ports.add(proto, port, class);
+    socks.ports.remove(id);
+    if let Some(s) = socks.socks.get_mut(key) {
+        s.common.bind = Some(new);
+    }
+}
+
 /// Likewise, keeping the listening state.
 pub fn options_changed(socks: &mut Sockets, key: SockKey) {
     if let Some(s) = socks.socks.get(key) {
@@ -504,6 +519,7 @@ pub(super) fn inherit(socks: &mut Sockets, key: SockKey) {
 /// cleared; also its address unless bind(2) chose it.
 pub fn release(ns: &mut Namespace, key: SockKey) {
     crate::udp::unhash(ns, key);
+    super::ping::unhash(ns, key);
     let Ok(c) = ns.socks.common_mut(key) else { return };
     let id = c.bind.take();
     c.lport = 0;

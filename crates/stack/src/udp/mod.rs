@@ -8,10 +8,13 @@ mod table;
 mod tests;
 
 use bytes::BytesMut;
-use ferronet_core::{IfIndex, PacketQueue};
+use ferronet_core::IfIndex;
+
+use crate::sock::datagram::RxQueue;
 
 pub use input::{udp_err, udp_rcv, udpv6_rcv};
-pub use output::{Dest, connect, disconnect, sendmsg};
+pub use output::{Dest, connect, disconnect, push_pending, sendmsg};
+pub(crate) use output::{check_family, lookup, scope_of};
 pub use table::UdpTable;
 pub(crate) use table::{hash, unhash};
 
@@ -19,11 +22,9 @@ pub(crate) use table::{hash, unhash};
 #[derive(Debug, Default)]
 pub struct UdpSock {
     /// Datagrams that wait, each at its UDP payload.
-    pub rx: PacketQueue,
-    /// Bytes they account for (`sk_rmem_alloc`), by Linux's truesize.
-    pub rmem: u32,
-    /// Datagrams dropped because the buffer was full (`sk_drops`).
-    pub drops: u32,
+    pub rx: RxQueue,
+    /// IPv4 identification of the last packet to the peer.
+    pub ip_id: u16,
     /// `UDP_SEGMENT`; 0 for none.
     pub gso_size: u16,
     /// `UDP_GRO`.

@@ -36,6 +36,11 @@ impl UdpTable {
         }
     }
 
+    /// The keyed hash of flows, for SO_REUSEPORT groups.
+    pub(super) fn hasher(&self) -> &KeyedState {
+        self.conn.hasher()
+    }
+
     /// All sockets, by port.
     #[must_use]
     pub fn sorted(&self) -> Vec<(u16, SockKey)> {

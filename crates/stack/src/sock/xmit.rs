@@ -1,0 +1,90 @@
+//! From a message socket to IP: the header fields that options and control messages decide (`ip_make_skb`,
+//! `ip6_make_skb`).
+
+use core::net::IpAddr;
+
+use ferronet_core::Packet;
+
+use super::common::pmtudisc;
+use super::{Proto, SockKey};
+use crate::fib::{Route, RouteType};
+use crate::ipv4::output::{IpHeader, ip_queue_xmit};
+use crate::ipv6::output::{Ip6Header, ip6_xmit};
+use crate::ns::Namespace;
+use crate::udp::MsgOpts;
+
+/// Addresses and route of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To {
+    pub(crate) saddr: IpAddr,
+    pub(crate) daddr: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) route: Route,
+    /// Path MTU in bytes.
+    pub(crate) mtu: usize,
+}
+
+/// Sends a transport packet of a message socket. `p` is at its transport header.
+pub(crate) fn ip_xmit(ns: &mut Namespace, key: SockKey, mut p: Packet, to: &To, m: &MsgOpts) {
+    let Some(s) = ns.socks.socks.get_mut(key) else {
+        ns.env.drop(p, ferronet_core::DropReason::NoSocket);
+        return;
+    };
+    let c = &s.common;
+    {
+        let meta = p.meta_mut();
+        meta.mark = m.mark.unwrap_or(c.mark);
+        meta.priority = m.priority.unwrap_or(c.priority);
+    }
+    let group = to.daddr.is_multicast() || matches!(to.route.kind, RouteType::Multicast);
+    let opts = c.opts.as_deref();
+    match (to.saddr, to.daddr) {
+        (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
+            let len = p.len() + 20;
+            let gso = p.meta().gso.size > 0;
+            // ip_dont_fragment: always with DO, with WANT while it fits.
+            let df = match c.pmtudisc {
+                pmtudisc::DO | pmtudisc::PROBE => true,
+                pmtudisc::WANT => gso || len <= to.mtu,
+                _ => false,
+            };
+            let ttl = match m.ttl {
+                Some(t) => t,
+                None if group => opts.map_or(1, |o| o.mc_ttl),
+                None => c.ttl,
+            };
+            let tos = m.tos.unwrap_or(c.tos);
+            // ip_select_ident: connected sockets count, others need no identification while DF is set.
+            let id = match &mut s.proto {
+                Proto::Udp(u) if c.peer.is_some() => {
+                    u.ip_id = u.ip_id.wrapping_add(p.meta().gso.segs.max(1));
+                    u.ip_id
+                }
+                _ if df && !super::datagram::ignore_df(c.pmtudisc) => 0,
+                _ => ns.env.rng.next_u32() as u16,
+            };
+            let h = IpHeader { saddr, daddr, protocol: to.protocol, tos, ttl, df, id };
+            ip_queue_xmit(ns, p, &h, to.route);
+        }
+        (IpAddr::V6(saddr), IpAddr::V6(daddr)) => {
+            let hops = match m.ttl {
+                Some(t) => t,
+                None if group => opts.map_or(1, |o| o.mc_hops),
+                None => u8::try_from(c.hops).unwrap_or(0),
+            };
+            let tclass = m.tos.unwrap_or_else(|| opts.map_or(0, |o| u8::try_from(o.tclass).unwrap_or(0)));
+            let h = Ip6Header {
+                saddr,
+                daddr,
+                protocol: to.protocol,
+                tclass,
+                hop_limit: hops,
+                flowlabel: m.flowinfo & 0xf_ffff,
+            };
+            ip6_xmit(ns, p, &h, to.route);
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+            ns.env.drop(p, ferronet_core::DropReason::IpOutNoRoute);
+        }
+    }
+}
