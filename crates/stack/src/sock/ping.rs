@@ -179,7 +179,7 @@ pub fn sendmsg(
         w.set_checksum(sum);
     }
     if v6 {
-        super::raw::count_icmp6(ns, echo);
+        crate::ipv6::icmp::count_out(ns, echo);
     } else {
         crate::ipv4::icmp::count_sent(ns, echo);
     }

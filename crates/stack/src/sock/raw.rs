@@ -3,10 +3,10 @@
 use core::net::IpAddr;
 
 use bytes::Bytes;
-use ferronet_core::{DropReason, Errno, IfIndex, Mib, Packet};
+use ferronet_core::{DropReason, Errno, IfIndex, Packet};
 use ferronet_wire::checksum::{csum_fold, csum_ipv6_nofold};
 use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_RAW};
-use ferronet_wire::{Icmp6Hdr, Ipv4Hdr, Ipv6Hdr};
+use ferronet_wire::{Ipv4Hdr, Ipv6Hdr};
 use smallvec::SmallVec;
 
 use super::datagram::{RxQueue, filter, ignore_df, output_dev, path_mtu, queue_rcv};
@@ -345,20 +345,10 @@ fn send_hdrinc(
 fn count_icmp(ns: &mut Namespace, protocol: u8, icmp_type: Option<u8>) {
     match (protocol, icmp_type) {
         (IPPROTO_ICMP, Some(t)) => crate::ipv4::icmp::count_sent(ns, t),
-        (IPPROTO_ICMPV6, Some(t)) => count_icmp6(ns, t),
+        (IPPROTO_ICMPV6, Some(t)) => crate::ipv6::icmp::count_out(ns, t),
         _ => {}
-    }
-}
-
-/// Counts an ICMPv6 message that a program sent.
-pub(super) fn count_icmp6(ns: &mut Namespace, t: u8) {
-    ns.env.mib.inc(Mib::Icmp6OutMsgs);
-    ns.env.mib.icmp6msg[1][usize::from(t)] += 1;
-    if t == ferronet_wire::icmpv6::ICMPV6_ECHO_REQUEST {
-        ns.env.mib.inc(Mib::Icmp6OutEchos);
     }
 }
 
 /// Where the checksum of ICMPv6 stands: raw ICMPv6 sockets always have it filled in (RFC 3542 §3.1).
 pub const ICMPV6_CHECKSUM_AT: u16 = 2;
-const _: () = assert!(Icmp6Hdr::LEN == 8);
