@@ -95,3 +95,76 @@ fn a_program_that_takes_too_long_fails() {
     assert_eq!(e.code, 1, "{e:?}");
     assert!(e.out.contains("two     FAILED  stopped: timeout"), "{}", e.out);
 }
+
+#[test]
+fn the_web_example_downloads_through_the_router() {
+    if !can_run("the_web_example_downloads_through_the_router") {
+        return;
+    }
+    let e = run(ferronet(&["up", "--json", &repository("examples/web.toml")]));
+    assert_eq!(e.code, 0, "{e:?}");
+    assert!(e.err.contains("200 OK: 16777216 bytes"), "{}", e.err);
+    let report: Value = serde_json::from_str(&e.out).unwrap();
+    let talk = report["conversations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["service"] == "tcp 80")
+        .expect("http")
+        .clone();
+    assert_eq!((&talk["from"], &talk["to"]), (&"client".into(), &"server".into()));
+    assert!(talk["answered"]["bytes"].as_u64().unwrap() > 20 << 20, "{talk}");
+    let forwarded = |ns: &str| {
+        let links = report["links"].as_array().unwrap();
+        links.iter().filter(|l| l["namespace"] == ns).map(|l| l["tx_bytes"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(forwarded("router") > 20 << 20, "{report}");
+}
+
+/// A lossy link loses what it should, and says so.
+#[test]
+fn losses_are_counted_by_reason() {
+    if !can_run("losses_are_counted_by_reason") {
+        return;
+    }
+    let text = r#"
+seed = 1
+timeout = "50s"
+[[namespace]]
+name = "a"
+addresses = { eth0 = "10.0.0.1/24" }
+[[namespace]]
+name = "b"
+addresses = { eth0 = "10.0.0.2/24" }
+[[link]]
+ends = ["a:eth0", "b:eth0"]
+delay = "1ms"
+loss = "5%"
+[[program]]
+name = "serve"
+ns = "a"
+cmd = "ferronet tool serve --port 80"
+ready = "tcp:80"
+stop_at_end = true
+[[program]]
+name = "fetch"
+ns = "b"
+cmd = "ferronet tool fetch http://10.0.0.1/2MiB"
+after = "serve"
+"#;
+    let file = lab("loss", text);
+    let e = run(ferronet(&["up", "--json", file.to_str().unwrap()]));
+    assert_eq!(e.code, 0, "{e:?}");
+    let report: Value = serde_json::from_str(&e.out).unwrap();
+    let lost = |ns: &str| {
+        let drops = report["drops"].as_array().unwrap();
+        drops
+            .iter()
+            .filter(|d| d["namespace"] == ns && d["reason"] == "LinkLoss")
+            .map(|d| d["packets"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert!(lost("a") > 20, "{report}");
+    let sent_again = report["tcp_retransmitted_segments"]["a"].as_u64().unwrap();
+    assert!(sent_again >= lost("a") / 2, "{report}");
+}
