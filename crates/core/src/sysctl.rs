@@ -1,19 +1,88 @@
 //! The sysctl registry: one table; `/proc/sys/net`, documentation and the tools are rendered from it.
 
+mod effect;
+mod parse;
 mod table;
+pub use effect::{EFFECTIVE, Effect, Tunable, effect};
+pub use parse::{parse_int, scalar, vector};
 pub use table::{Conf4, Conf6, NeighParm, Sysctl};
 
 use crate::Errno;
 
-/// Shape and range of a tunable.
+/// Shape and range of a tunable, after the handler the kernel has for it (`kernel/sysctl.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One integer in an inclusive range.
+    /// One signed integer in an inclusive range (`proc_dointvec_minmax`).
     Int(i64, i64),
-    /// Several integers (2 or 3), separated by a tab.
-    Ints(u8),
-    /// Text up to 255 bytes.
-    Str,
+    /// One unsigned integer (`proc_douintvec_minmax`, `proc_dou8vec_minmax`).
+    Uint(i64, i64),
+    /// One unsigned long (`proc_doulongvec_minmax`).
+    Ulong(u64, u64),
+    /// Milliseconds (`proc_dointvec_ms_jiffies`): any number, kept modulo 2^32.
+    Ms,
+    /// Clock ticks of 10 ms (`proc_dointvec_userhz_jiffies`).
+    Clock,
+    /// Several integers (2 or 3), separated by a tab, each in the range.
+    Ints(u8, i64, i64),
+    /// Text.
+    Text(Text),
+}
+
+/// What a text tunable takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Anything up to 255 bytes.
+    Plain,
+    /// A queueing discipline we have.
+    Qdisc,
+    /// A congestion control algorithm out of `tcp_available_congestion_control`.
+    Congestion,
+    /// One or two TCP Fast Open keys: `x-x-x-x[,x-x-x-x]`, 32 bits each.
+    FastopenKey,
+    /// A set of numbers below the limit: `1,5-7`.
+    Bitmap(u32),
+    /// A set of processors in hexadecimal.
+    CpuMask,
+    /// Writing is an action; there is nothing to read.
+    Flush,
+}
+
+/// Who sees and who may change a tunable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// 0644 in every namespace.
+    Rw,
+    /// 0444 in every namespace.
+    Ro,
+    /// 0200: an action.
+    Wo,
+    /// 0600: root only.
+    Secret,
+    /// 0644, only in the initial namespace; the value holds for all.
+    Init,
+    /// 0444, only in the initial namespace.
+    InitRo,
+    /// 0644 in the initial namespace, 0444 elsewhere; the value holds for all.
+    Shared,
+}
+
+impl Access {
+    /// Mode bits; `None` when the file does not exist there.
+    #[must_use]
+    pub const fn mode(self, init: bool) -> Option<u16> {
+        match (self, init) {
+            (Access::Rw, _) | (Access::Init | Access::Shared, true) => Some(0o644),
+            (Access::Ro, _) | (Access::InitRo, true) | (Access::Shared, false) => Some(0o444),
+            (Access::Wo, _) => Some(0o200),
+            (Access::Secret, _) => Some(0o600),
+            (Access::Init | Access::InitRo, false) => None,
+        }
+    }
+    /// One value for all namespaces?
+    #[must_use]
+    pub const fn global(self) -> bool {
+        matches!(self, Access::Init | Access::InitRo | Access::Shared)
+    }
 }
 
 /// Default value.
@@ -30,19 +99,42 @@ pub enum Default {
 pub struct Def {
     /// Path below `/proc/sys/net`, such as `ipv4/ip_forward`.
     pub path: &'static str,
-    /// Mode bits are 0644 when `true`, else 0444.
-    pub writable: bool,
+    /// Who sees it.
+    pub access: Access,
     /// Shape and range.
     pub kind: Kind,
     /// Default value.
     pub default: Default,
 }
 
+macro_rules! access {
+    (rw) => {
+        $crate::sysctl::Access::Rw
+    };
+    (ro) => {
+        $crate::sysctl::Access::Ro
+    };
+    (wo) => {
+        $crate::sysctl::Access::Wo
+    };
+    (secret) => {
+        $crate::sysctl::Access::Secret
+    };
+    (init) => {
+        $crate::sysctl::Access::Init
+    };
+    (init_ro) => {
+        $crate::sysctl::Access::InitRo
+    };
+    (shared) => {
+        $crate::sysctl::Access::Shared
+    };
+}
 macro_rules! sysctl_table {
-    ($($id:ident = $path:literal, $rw:ident, $kind:expr, $def:expr;)*) => {
+    ($($id:ident = $path:literal, $access:ident, $kind:expr, $def:expr;)*) => {
         /// A tunable of the namespace, named after its file.
         #[allow(missing_docs, reason = "ip-sysctl.rst documents them; the table holds names and ranges")]
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u16)]
         pub enum Sysctl { $($id),* }
         impl Sysctl {
@@ -50,16 +142,16 @@ macro_rules! sysctl_table {
             pub const ALL: &[Sysctl] = &[$(Sysctl::$id),*];
             /// The table itself, indexed by `Sysctl as usize`.
             pub const DEFS: &[$crate::sysctl::Def] = &[$($crate::sysctl::Def {
-                path: $path, writable: $crate::sysctl::writable(stringify!($rw)), kind: $kind, default: $def,
+                path: $path, access: $crate::sysctl::access!($access), kind: $kind, default: $def,
             }),*];
         }
     };
 }
 macro_rules! conf_table {
-    ($(#[$doc:meta])* $name:ident { $($id:ident = $file:literal, $def:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($id:ident = $file:literal, $access:ident, $kind:expr, $def:literal;)* }) => {
         $(#[$doc])*
         #[allow(missing_docs, reason = "ip-sysctl.rst documents them; the table holds names and defaults")]
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u8)]
         pub enum $name { $($id),* }
         impl $name {
@@ -69,6 +161,10 @@ macro_rules! conf_table {
             pub const COUNT: usize = Self::ALL.len();
             /// File names.
             pub const NAMES: &[&str] = &[$($file),*];
+            /// Shapes and ranges.
+            pub const KINDS: &[$crate::sysctl::Kind] = &[$($kind),*];
+            /// Who may change them.
+            pub const ACCESS: &[$crate::sysctl::Access] = &[$($crate::sysctl::access!($access)),*];
             /// Values of a fresh namespace.
             pub const DEFAULTS: [i32; Self::COUNT] = [$($def as i64 as i32),*];
             /// The tunable whose file is `name`.
@@ -79,10 +175,20 @@ macro_rules! conf_table {
         }
     };
 }
-use {conf_table, sysctl_table};
+use {access, conf_table, sysctl_table};
 
-const fn writable(s: &str) -> bool {
-    matches!(s.as_bytes(), b"rw")
+impl Sysctl {
+    /// The row of the table.
+    #[inline]
+    #[must_use]
+    pub fn def(self) -> &'static Def {
+        &Self::DEFS[self as usize]
+    }
+    /// The tunable whose file is `path` below `/proc/sys/net`.
+    #[must_use]
+    pub fn by_path(path: &str) -> Option<Sysctl> {
+        Self::DEFS.iter().position(|d| d.path == path).map(|i| Self::ALL[i])
+    }
 }
 
 /// The values of one namespace.
@@ -130,104 +236,95 @@ impl SysctlTable {
     pub fn get3(&self, s: Sysctl) -> [i64; 3] {
         self.ints[s as usize]
     }
-    /// The text of a `Str` tunable, empty for others.
+    /// The text of a `Text` tunable, empty for others.
     #[must_use]
     pub fn text(&self, s: Sysctl) -> &str {
         self.strs.iter().find(|(k, _)| *k == s).map_or("", |(_, v)| v)
     }
-    /// Sets the integers without a range check (for defaults and tests).
+    /// Sets the (first) integer without a range check (for defaults, effects and tests).
     pub fn set(&mut self, s: Sysctl, v: i64) {
         self.ints[s as usize][0] = v;
         self.generation += 1;
     }
+    /// Takes one tunable's value over from another namespace.
+    pub fn copy_from(&mut self, s: Sysctl, from: &SysctlTable) {
+        self.ints[s as usize] = from.ints[s as usize];
+        if let (Some(to), Some((_, v))) =
+            (self.strs.iter_mut().find(|(k, _)| *k == s), from.strs.iter().find(|(k, _)| *k == s))
+        {
+            to.1.clone_from(v);
+        }
+        self.generation += 1;
+    }
 
-    /// What a read of the file returns, with the newline.
+    /// What a read of the file returns, with the newline; empty for actions.
     #[must_use]
     pub fn read(&self, s: Sysctl) -> String {
         let v = self.ints[s as usize];
-        match Sysctl::DEFS[s as usize].kind {
-            Kind::Int(..) => format!("{}\n", v[0]),
-            Kind::Ints(2) => format!("{}\t{}\n", v[0], v[1]),
-            Kind::Ints(_) => format!("{}\t{}\t{}\n", v[0], v[1], v[2]),
-            Kind::Str => format!("{}\n", self.text(s)),
+        match s.def().kind {
+            Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms | Kind::Clock => {
+                format!("{}\n", v[0])
+            }
+            Kind::Ints(2, ..) => format!("{}\t{}\n", v[0], v[1]),
+            Kind::Ints(..) => format!("{}\t{}\t{}\n", v[0], v[1], v[2]),
+            Kind::Text(Text::Flush) => String::new(),
+            Kind::Text(_) => format!("{}\n", self.text(s)),
         }
     }
 
-    /// A write to the file.
+    /// A write to the file; whether it may be written is decided by [`Access::mode`] before. An empty write
+    /// changes nothing.
     ///
     /// # Errors
-    /// `EINVAL` for text that is not a number, out of range, or too short or too long (`proc_dointvec_minmax`),
-    /// `EACCES` for a read-only file.
+    /// `EINVAL` for text that is not a number or out of range; `ENOENT` for an unknown algorithm.
     pub fn write(&mut self, s: Sysctl, data: &[u8]) -> Result<(), Errno> {
-        let d = &Sysctl::DEFS[s as usize];
-        if !d.writable {
-            return Err(Errno::EACCES);
+        if data.is_empty() {
+            return Ok(());
         }
-        let text =
-            core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?.trim_matches(['\n', ' ', '\t', '\0']);
-        match d.kind {
-            Kind::Int(lo, hi) => self.ints[s as usize][0] = parse_int(text, lo, hi)?,
-            Kind::Ints(n) => self.write_ints(s, text, usize::from(n))?,
-            Kind::Str => self.write_str(s, text)?,
+        match s.def().kind {
+            k @ (Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms | Kind::Clock) => {
+                let v = parse::scalar(k, data)?;
+                self.check(s, [v, 0, 0])?;
+                self.ints[s as usize][0] = v;
+            }
+            Kind::Ints(n, lo, hi) => {
+                let mut v = self.ints[s as usize];
+                if s == Sysctl::IpLocalPortRange {
+                    v = [0; 3];
+                }
+                parse::vector(&mut v[..usize::from(n)], lo, hi, data)?;
+                self.check(s, v)?;
+                // A group range that is empty is stored as "1 0" (ipv4_ping_group_range).
+                self.ints[s as usize] =
+                    if s == Sysctl::PingGroupRange && v[1] < v[0] { [1, 0, 0] } else { v };
+            }
+            Kind::Text(t) => {
+                let new = parse::text(t, data, self.text(Sysctl::TcpAvailableCongestionControl))?;
+                if let Some((_, v)) = self.strs.iter_mut().find(|(k, _)| *k == s) {
+                    *v = new;
+                }
+            }
         }
         self.generation += 1;
         Ok(())
     }
 
-    fn write_ints(&mut self, s: Sysctl, text: &str, n: usize) -> Result<(), Errno> {
-        let mut v = self.ints[s as usize];
-        let mut count = 0;
-        for (i, w) in text.split_ascii_whitespace().enumerate() {
-            if i >= n {
-                return Err(Errno::EINVAL);
-            }
-            let lo = if s == Sysctl::PingGroupRange { 0 } else { 1 };
-            v[i] = parse_int(w, lo, i64::from(i32::MAX))?;
-            count += 1;
-        }
-        // ipv4_local_port_range: both ends, in order, within 1..65535 (net/ipv4/sysctl_net_ipv4.c).
-        if count == 0 || (s == Sysctl::IpLocalPortRange && (count < 2 || v[0] > v[1] || v[1] > 65535)) {
-            return Err(Errno::EINVAL);
-        }
-        self.ints[s as usize] = v;
-        Ok(())
+    /// Rules between tunables.
+    fn check(&self, s: Sysctl, v: [i64; 3]) -> Result<(), Errno> {
+        let ok = match s {
+            // ipv4_local_port_range: in order, and not into the privileged ports.
+            Sysctl::IpLocalPortRange => v[0] <= v[1] && v[0] >= self.get(Sysctl::IpUnprivilegedPortStart),
+            // ipv4_privileged_ports: not into the local range.
+            Sysctl::IpUnprivilegedPortStart => v[0] <= self.get(Sysctl::IpLocalPortRange),
+            // The thresholds bound each other (inet_frags_init_net, extra1/extra2).
+            Sysctl::IpfragHighThresh => v[0] >= self.get(Sysctl::IpfragLowThresh),
+            Sysctl::IpfragLowThresh => v[0] <= self.get(Sysctl::IpfragHighThresh),
+            Sysctl::Ip6Ip6fragHighThresh => v[0] >= self.get(Sysctl::Ip6Ip6fragLowThresh),
+            Sysctl::Ip6Ip6fragLowThresh => v[0] <= self.get(Sysctl::Ip6Ip6fragHighThresh),
+            _ => true,
+        };
+        if ok { Ok(()) } else { Err(Errno::EINVAL) }
     }
-
-    fn write_str(&mut self, s: Sysctl, text: &str) -> Result<(), Errno> {
-        if text.len() > 255 {
-            return Err(Errno::EINVAL);
-        }
-        // tcp_set_default_congestion_control: an unknown name is ENOENT.
-        if s == Sysctl::TcpCongestionControl
-            && !self.text(Sysctl::TcpAvailableCongestionControl).split(' ').any(|n| n == text)
-        {
-            return Err(Errno::ENOENT);
-        }
-        if let Some((_, v)) = self.strs.iter_mut().find(|(k, _)| *k == s) {
-            text.clone_into(v);
-        }
-        Ok(())
-    }
-}
-
-/// One integer as `proc_dointvec` reads it: decimal, 0x or 0 prefixes, a leading minus.
-///
-/// # Errors
-/// `EINVAL` when it is not a number or outside `lo..=hi`.
-pub fn parse_int(text: &str, lo: i64, hi: i64) -> Result<i64, Errno> {
-    let (neg, t) = text.strip_prefix('-').map_or((false, text), |t| (true, t));
-    let v = if let Some(h) = t.strip_prefix("0x") {
-        i64::from_str_radix(h, 16)
-    } else if t.len() > 1 && t.starts_with('0') {
-        i64::from_str_radix(&t[1..], 8)
-    } else if t.starts_with('+') {
-        return Err(Errno::EINVAL);
-    } else {
-        t.parse()
-    };
-    let v = v.map_err(|_| Errno::EINVAL)?;
-    let v = if neg { -v } else { v };
-    if v < lo || v > hi { Err(Errno::EINVAL) } else { Ok(v) }
 }
 
 /// Per-device tunables with the kernel's `all` and `default` rows.
@@ -267,23 +364,4 @@ impl NeighParms {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_are_checked_like_the_kernels() {
-        let mut t = SysctlTable::default();
-        assert_eq!(t.write(Sysctl::IpForward, b"1\n"), Ok(()));
-        assert_eq!(t.read(Sysctl::IpForward), "1\n");
-        assert_eq!(t.write(Sysctl::IpForward, b"x"), Err(Errno::EINVAL));
-        assert_eq!(t.write(Sysctl::Somaxconn, b"-1"), Err(Errno::EINVAL));
-        assert_eq!(t.write(Sysctl::Somaxconn, b""), Err(Errno::EINVAL));
-        assert_eq!(t.write(Sysctl::IpLocalPortRange, b"9 5"), Err(Errno::EINVAL));
-        assert_eq!(t.write(Sysctl::IpLocalPortRange, b"1024 2048"), Ok(()));
-        assert_eq!(t.read(Sysctl::IpLocalPortRange), "1024\t2048\n");
-        assert_eq!(t.write(Sysctl::TcpCongestionControl, b"nope"), Err(Errno::ENOENT));
-        assert_eq!(t.write(Sysctl::TcpRmem, b"4096 131072 6291456"), Ok(()));
-        assert_eq!(t.read(Sysctl::TcpRmem), "4096\t131072\t6291456\n");
-        assert_eq!(t.write(Sysctl::TcpAvailableCongestionControl, b"x"), Err(Errno::EACCES));
-    }
-}
+mod tests;

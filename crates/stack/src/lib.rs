@@ -14,6 +14,7 @@ pub mod ns;
 pub mod path;
 pub mod pmtu;
 pub mod sock;
+pub mod sysctl;
 pub mod tcp;
 pub mod timers;
 pub mod udp;

@@ -21,6 +21,8 @@ pub struct ConfSet {
     pub all4: DevConf4,
     /// `net.ipv4.conf.default`: copied into new devices.
     pub default4: DevConf4,
+    /// Those of `default4` that were written, by bit.
+    pub default4_set: u64,
     /// `net.ipv6.conf.all`.
     pub all6: DevConf6,
     /// `net.ipv6.conf.default`.
@@ -29,6 +31,8 @@ pub struct ConfSet {
     pub neigh4: NeighParms,
     /// `net.ipv6.neigh.default`.
     pub neigh6: NeighParms,
+    /// `net.ipv6.conf.*.stable_secret`, those that are set.
+    pub stable_secret: Vec<(crate::sysctl::Row, core::net::Ipv6Addr)>,
 }
 
 impl Default for ConfSet {
@@ -36,13 +40,20 @@ impl Default for ConfSet {
         let conf4 = ferronet_core::sysctl::Conf(Conf4::DEFAULTS);
         let conf6 = ferronet_core::sysctl::Conf(Conf6::DEFAULTS);
         let neigh = ferronet_core::sysctl::Conf(NeighParm::DEFAULTS);
+        // The `all` rows differ in one place each (ipv4_devconf, ipv6_devconf).
+        let (mut all4, mut all6, mut neigh6) = (conf4.clone(), conf6.clone(), neigh.clone());
+        all4.0[Conf4::AcceptSourceRoute as usize] = 0;
+        all6.0[Conf6::AcceptDad as usize] = 0;
+        neigh6.0[NeighParm::Locktime as usize] = 0;
         ConfSet {
-            all4: conf4.clone(),
+            all4,
             default4: conf4,
-            all6: conf6.clone(),
+            default4_set: 0,
+            all6,
             default6: conf6,
-            neigh4: neigh.clone(),
-            neigh6: neigh,
+            neigh4: neigh,
+            neigh6,
+            stable_secret: Vec::new(),
         }
     }
 }
@@ -52,6 +63,8 @@ impl Default for ConfSet {
 pub struct Namespace {
     /// Its name within the world.
     pub id: NsId,
+    /// Shows the tunables that hold for all namespaces, as the kernel's initial one.
+    pub init: bool,
     /// Time, randomness, timers, counters, tunables, packet pool, queues.
     pub env: Env,
     /// Devices with their addresses.
@@ -97,6 +110,7 @@ impl Namespace {
         let inet6 = crate::ipv6::Inet6::new(&mut env.rng);
         Namespace {
             id,
+            init: false,
             env,
             devs,
             neigh,

@@ -53,6 +53,10 @@ impl World {
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
         ns.env.now = self.now;
         ns.env.wall_offset = self.wall_offset;
+        ns.init = id.0 == 0;
+        if let Some(Some(init)) = self.namespaces.first() {
+            crate::sysctl::inherit(&mut ns, init);
+        }
         self.namespaces.push(Some(ns));
         self.queued.push(false);
         Some(id)
@@ -87,6 +91,11 @@ impl World {
     /// All namespaces, in order of creation.
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.iter().filter_map(|n| n.as_deref())
+    }
+
+    /// Likewise, to change what needs no run.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Namespace> {
+        self.namespaces.iter_mut().filter_map(|n| n.as_deref_mut())
     }
 
     /// The present.

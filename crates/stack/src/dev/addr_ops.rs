@@ -38,6 +38,11 @@ pub fn inet_insert_ifa(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Resul
     }
     a.created = now;
     a.updated = now;
+    // ipv4_devconf_setall: a device with an address does not follow `default` any more (lo's own is exempt).
+    if !d.is_loopback() {
+        d.conf4_set = u64::MAX;
+        d.neigh4_set = u32::MAX;
+    }
     // Primaries come before secondaries, each in order of addition; IPv6 after IPv4.
     let rank = |x: &IfAddr| match x.local {
         IpAddr::V4(_) => u8::from(x.flags & ifa_f::SECONDARY != 0),
@@ -277,18 +282,4 @@ pub fn flush_addrs(ns: &mut Namespace, dev: IfIndex) {
         }
     }
     remove_routes(ns, |e| e.nexthops.iter().any(|n| n.dev == dev));
-}
-
-/// `net.ipv4.ip_forward`: sets `forwarding` of every device, `all` and `default` (`inet_forward_change`).
-pub fn inet_forward_change(ns: &mut Namespace, on: bool) {
-    use ferronet_core::Sysctl;
-    use ferronet_core::sysctl::Conf4;
-    let v = i32::from(on);
-    ns.env.sysctl.set(Sysctl::IpForward, i64::from(on));
-    ns.conf.all4.0[Conf4::Forwarding as usize] = v;
-    ns.conf.default4.0[Conf4::Forwarding as usize] = v;
-    for d in ns.devs.iter_mut() {
-        d.conf4.0[Conf4::Forwarding as usize] = v;
-    }
-    ns.devs.generation += 1;
 }

@@ -5,7 +5,7 @@ pub use addr::{IfAddr, ifa_f, scope};
 
 use core::net::IpAddr;
 
-use ferronet_core::sysctl::{DevConf4, DevConf6, NeighParms};
+use ferronet_core::sysctl::{Conf4, Conf6, DevConf4, DevConf6, NeighParms};
 use ferronet_core::{IfIndex, Instant, NsId};
 use ferronet_wire::ethernet::MacAddr;
 
@@ -120,12 +120,18 @@ pub struct Device {
     pub mcast: Vec<(IpAddr, u32)>,
     /// `net.ipv4.conf.DEV`.
     pub conf4: DevConf4,
+    /// `net.ipv4.conf.DEV`: those set for this device, by bit; the others follow `default`.
+    pub conf4_set: u64,
     /// `net.ipv6.conf.DEV`.
     pub conf6: DevConf6,
     /// `net.ipv4.neigh.DEV`.
     pub neigh4: NeighParms,
+    /// Those of `neigh4` set for this device, by bit.
+    pub neigh4_set: u32,
     /// `net.ipv6.neigh.DEV`.
     pub neigh6: NeighParms,
+    /// Those of `neigh6` set for this device, by bit.
+    pub neigh6_set: u32,
     /// Packet sockets that look at this device (taps), so that the path pays one branch.
     pub taps: u32,
     /// Last transmission (`trans_start`), for watchdogs and `ip -s`.
@@ -281,8 +287,7 @@ impl Device {
                 (iff::POINTOPOINT | iff::NOARP | iff::MULTICAST, 1500, Features::ALL, attached, 500)
             }
         };
-        let mut conf6 = conf.default6.clone();
-        conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
+        let (conf4, conf6) = dev_conf(&kind, mtu, conf);
         Device {
             index: IfIndex::NONE,
             name,
@@ -303,15 +308,31 @@ impl Device {
                 (IpAddr::V6(crate::ipv6::addr::LINKLOCAL_ALLNODES), 1),
                 (IpAddr::V6(crate::ipv6::addr::INTERFACELOCAL_ALLNODES), 1),
             ],
-            conf4: conf.default4.clone(),
+            conf4,
+            conf4_set: conf.default4_set,
             conf6,
             neigh4: conf.neigh4.clone(),
+            neigh4_set: 0,
             neigh6: conf.neigh6.clone(),
+            neigh6_set: 0,
             taps: 0,
             trans_start: Instant::ZERO,
             netem: None,
         }
     }
+}
+
+/// Tunables of a new device: `default`, with what `inetdev_init` and `ipv6_add_dev` set apart.
+fn dev_conf(kind: &DevKind, mtu: u32, conf: &ConfSet) -> (DevConf4, DevConf6) {
+    let (mut c4, mut c6) = (conf.default4.clone(), conf.default6.clone());
+    c6.0[Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
+    if *kind == DevKind::Loopback {
+        c4.0[Conf4::DisablePolicy as usize] = 1;
+        c4.0[Conf4::DisableXfrm as usize] = 1;
+        c6.0[Conf6::AcceptDad as usize] = -1;
+        c6.0[Conf6::UseTempaddr as usize] = -1;
+    }
+    (c4, c6)
 }
 
 pub mod addr_ops;

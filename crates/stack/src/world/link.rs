@@ -270,6 +270,7 @@ impl World {
         let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
         check_mtu(d, mtu)?;
         d.mtu = mtu;
+        // addrconf_notify, NETDEV_CHANGEMTU.
         d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
         n.devs.generation += 1;
         n.notify.push(Notify::LinkNew(dev, 0));

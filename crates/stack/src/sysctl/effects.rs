@@ -1,0 +1,215 @@
+//! What writes do besides storing a value.
+
+use core::net::Ipv6Addr;
+
+use ferronet_core::sysctl::{Conf4, Conf6, NeighParm, scalar};
+use ferronet_core::{Errno, IfIndex, Sysctl};
+
+use super::{ETH_TRUESIZE, NeighFile, Row};
+use crate::dev::Device;
+use crate::fib::Family;
+use crate::ns::Namespace;
+
+/// Tunables of a fresh namespace that follow the initial one: values that hold everywhere, and what the
+/// kernel copies (`tcp_sk_init`, `devinet_init_net` with `devconf_inherit_init_net` 0).
+pub(crate) fn inherit(ns: &mut Namespace, init: &Namespace) {
+    for &s in Sysctl::ALL {
+        let copied = matches!(s, Sysctl::TcpCongestionControl | Sysctl::TcpRmem | Sysctl::TcpWmem);
+        if copied || s.def().access.global() {
+            ns.env.sysctl.copy_from(s, &init.env.sysctl);
+        }
+    }
+    let mode = init.env.sysctl.get(Sysctl::DevconfInheritInitNet);
+    if mode != 2 {
+        ns.conf.all4 = init.conf.all4.clone();
+        ns.conf.default4 = init.conf.default4.clone();
+        ns.env.sysctl.set(Sysctl::IpForward, i64::from(ns.conf.all4.get(Conf4::Forwarding)));
+        let default = ns.conf.default4.clone();
+        if let Some(lo) = ns.devs.get_mut(IfIndex::LO) {
+            for c in Conf4::ALL.iter().filter(|c| !matches!(c, Conf4::DisablePolicy | Conf4::DisableXfrm)) {
+                lo.conf4.0[*c as usize] = default.get(*c);
+            }
+        }
+    }
+    if mode == 1 {
+        ns.conf.all6 = init.conf.all6.clone();
+        ns.conf.default6 = init.conf.default6.clone();
+    }
+    ns.conf.neigh4 = init.conf.neigh4.clone();
+    ns.conf.neigh6 = init.conf.neigh6.clone();
+}
+
+impl Namespace {
+    pub(super) fn write_net(&mut self, s: Sysctl, data: &[u8]) -> Result<(), Errno> {
+        if s == Sysctl::IpForward {
+            return self.write_conf4(Row::All, Conf4::Forwarding, data);
+        }
+        self.env.sysctl.write(s, data)?;
+        match s {
+            // rt_cache_flush, fib6_run_gc: whoever cached a route looks it up anew.
+            Sysctl::RouteFlush | Sysctl::Ip6RouteFlush => self.fib.generation += 1,
+            // A new key replaces the one that was drawn at the start.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_conf4(&mut self, row: Row, c: Conf4, data: &[u8]) -> Result<(), Errno> {
+        let v = scalar(Conf4::KINDS[c as usize], data)? as i32;
+        let bit = 1u64 << (c as u32);
+        match row {
+            Row::All if c == Conf4::Forwarding => {
+                if self.conf.all4.get(c) != v {
+                    inet_forward_change(self, v);
+                }
+            }
+            Row::All => self.conf.all4.0[c as usize] = v,
+            Row::Default => {
+                self.conf.default4.0[c as usize] = v;
+                self.conf.default4_set |= bit;
+                // devinet_copy_dflt_conf: devices whose own value was never set follow.
+                if c != Conf4::Forwarding {
+                    for d in self.devs.iter_mut().filter(|d| d.conf4_set & bit == 0) {
+                        d.conf4.0[c as usize] = v;
+                    }
+                }
+            }
+            Row::Dev(dev) => {
+                let d = self.devs.get_mut(dev).ok_or(Errno::ENOENT)?;
+                d.conf4.0[c as usize] = v;
+                d.conf4_set |= bit;
+            }
+        }
+        self.devs.generation += 1;
+        Ok(())
+    }
+
+    pub(super) fn write_conf6(&mut self, row: Row, c: Conf6, data: &[u8]) -> Result<(), Errno> {
+        let v = scalar(Conf6::KINDS[c as usize], data)?;
+        let v = v as u32 as i32;
+        // addrconf_sysctl_mtu: not above the device's.
+        if let (Row::Dev(dev), Conf6::Mtu) = (row, c)
+            && self.devs.get(dev).is_some_and(|d| i64::from(v) > i64::from(d.mtu))
+        {
+            return Err(Errno::EINVAL);
+        }
+        let dev = match row {
+            Row::All => {
+                self.conf.all6.0[c as usize] = v;
+                // These reach default and every device (addrconf_fixup_forwarding, addrconf_disable_ipv6, ...).
+                let spreads = matches!(
+                    c,
+                    Conf6::Forwarding
+                        | Conf6::ForceForwarding
+                        | Conf6::DisableIpv6
+                        | Conf6::DisablePolicy
+                        | Conf6::AddrGenMode
+                        | Conf6::IgnoreRoutesWithLinkdown
+                );
+                if spreads {
+                    self.conf.default6.0[c as usize] = v;
+                    let all: Vec<IfIndex> = self.devs.iter().map(|d| d.index).collect();
+                    for d in all {
+                        self.set_conf6(d, c, v);
+                    }
+                }
+                None
+            }
+            Row::Default => {
+                self.conf.default6.0[c as usize] = v;
+                None
+            }
+            Row::Dev(d) => Some(d),
+        };
+        if let Some(d) = dev {
+            self.set_conf6(d, c, v);
+        }
+        self.devs.generation += 1;
+        Ok(())
+    }
+
+    fn set_conf6(&mut self, dev: IfIndex, c: Conf6, v: i32) {
+        let Some(d) = self.devs.get_mut(dev) else { return };
+        let old = core::mem::replace(&mut d.conf6.0[c as usize], v);
+        let up = d.is_up();
+        if (old == 0) == (v == 0) {
+            return;
+        }
+        match c {
+            // addrconf_disable_change: as if the device went down or came up, for IPv6 only.
+            Conf6::DisableIpv6 if up && v != 0 => crate::ipv6::addrconf::dev_down(self, dev),
+            Conf6::DisableIpv6 if up => crate::ipv6::addrconf::dev_up(self, dev),
+            _ => {}
+        }
+    }
+
+    pub(super) fn write_stable_secret(&mut self, row: Row, data: &[u8]) -> Result<(), Errno> {
+        // addrconf_sysctl_stable_secret: `all` has none to set.
+        if row == Row::All {
+            return Err(Errno::EIO);
+        }
+        let text = core::str::from_utf8(data).map_err(|_| Errno::EIO)?;
+        let secret: Ipv6Addr = text.trim().parse().map_err(|_| Errno::EIO)?;
+        let list = &mut self.conf.stable_secret;
+        list.retain(|(r, _)| match r {
+            Row::Dev(d) => *r != row && self.devs.get(*d).is_some(),
+            Row::All | Row::Default => *r != row,
+        });
+        list.push((row, secret));
+        Ok(())
+    }
+
+    pub(super) fn write_neigh(&mut self, f: Family, row: Row, file: NeighFile, v: i64) -> Result<(), Errno> {
+        let values: Vec<(NeighParm, i64)> = match (file, file.unit_ms(f)) {
+            (_, Some(unit)) => vec![(file.parm(), v.saturating_mul(unit))],
+            (NeighFile::Parm(NeighParm::UnresQlen), None) => {
+                vec![(NeighParm::UnresQlen, v), (NeighParm::UnresQlenBytes, v * ETH_TRUESIZE)]
+            }
+            (NeighFile::Parm(p), None) => vec![(p, v)],
+            (NeighFile::BaseReachableTime | NeighFile::RetransTime, None) => Vec::new(),
+        };
+        let clamp = |v: i64| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+        for (p, v) in values {
+            let bit = 1u32 << (p as u32);
+            let v = clamp(v);
+            let set = |d: &mut Device, explicit: bool| {
+                let (parms, seen) = match f {
+                    Family::V4 => (&mut d.neigh4, &mut d.neigh4_set),
+                    Family::V6 => (&mut d.neigh6, &mut d.neigh6_set),
+                };
+                if explicit || *seen & bit == 0 {
+                    parms.0[p as usize] = v;
+                }
+                if explicit {
+                    *seen |= bit;
+                }
+            };
+            match row {
+                Row::All => return Err(Errno::ENOENT),
+                Row::Default => {
+                    let parms = match f {
+                        Family::V4 => &mut self.conf.neigh4,
+                        Family::V6 => &mut self.conf.neigh6,
+                    };
+                    parms.0[p as usize] = v;
+                    // neigh_copy_dflt_parms.
+                    self.devs.iter_mut().for_each(|d| set(d, false));
+                }
+                Row::Dev(dev) => set(self.devs.get_mut(dev).ok_or(Errno::ENOENT)?, true),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `net.ipv4.ip_forward`: sets `forwarding` of every device, `all` and `default` (`inet_forward_change`).
+pub fn inet_forward_change(ns: &mut Namespace, v: i32) {
+    ns.env.sysctl.set(Sysctl::IpForward, i64::from(v));
+    ns.conf.all4.0[Conf4::Forwarding as usize] = v;
+    ns.conf.all4.0[Conf4::AcceptRedirects as usize] = i32::from(v == 0);
+    ns.conf.default4.0[Conf4::Forwarding as usize] = v;
+    for d in ns.devs.iter_mut() {
+        d.conf4.0[Conf4::Forwarding as usize] = v;
+    }
+    ns.devs.generation += 1;
+}
