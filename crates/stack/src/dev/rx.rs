@@ -73,7 +73,8 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
     let ethernet = dev.has_ethernet();
     let (mac, loopback) = (dev.mac, dev.is_loopback());
     dev.stats.rx_packets += u64::from(p.meta().gso.segs.max(1));
-    dev.stats.rx_bytes += if ethernet { len.saturating_sub(ETH_HLEN as u64) } else { len };
+    // loopback_xmit counts after eth_type_trans; the others count whole frames.
+    dev.stats.rx_bytes += if loopback { len.saturating_sub(ETH_HLEN as u64) } else { len };
     let tapped = dev.taps + ns.devs.taps_all > 0;
     p.set_mac_header();
     if ethernet {

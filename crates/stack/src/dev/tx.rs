@@ -94,7 +94,7 @@ pub fn dev_hard_start_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
         return;
     }
     d.stats.tx_packets += packets;
-    d.stats.tx_bytes += wire;
+    d.stats.tx_bytes += if d.is_loopback() { wire } else { p.len() as u64 };
     d.trans_start = ns.env.now;
     match d.kind {
         DevKind::Loopback => {
