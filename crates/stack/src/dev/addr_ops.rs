@@ -283,3 +283,8 @@ pub fn flush_addrs(ns: &mut Namespace, dev: IfIndex) {
     }
     remove_routes(ns, |e| e.nexthops.iter().any(|n| n.dev == dev));
 }
+
+/// Switches IPv4 forwarding on or off everywhere (`net.ipv4.ip_forward`).
+pub fn inet_forward_change(ns: &mut Namespace, on: bool) {
+    crate::sysctl::inet_forward_change(ns, i32::from(on));
+}
