@@ -1,10 +1,8 @@
 //! `ferronet sysctl --explain`: the registry, with what each setting does.
 
-mod text;
-
 use crate::args::SysctlArgs;
 use ferronet_core::Sysctl;
-use ferronet_core::sysctl::{Conf4, Conf6, Default, Kind, NeighParm};
+use ferronet_core::sysctl::{Conf4, Conf6, NeighParm, Tunable, effective, text};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 
@@ -15,6 +13,8 @@ struct Setting {
     default: String,
     range: String,
     writable: bool,
+    /// The stack reads it.
+    effective: bool,
 }
 
 /// Prints the settings.
@@ -26,18 +26,14 @@ pub(crate) fn explain(args: &SysctlArgs) -> Result<u8, String> {
     }
     let mut out = String::new();
     if args.json {
-        let one = |s: &Setting| json!({"name": s.name, "default": s.default, "range": s.range, "writable": s.writable, "meaning": text::meaning(&s.name)});
+        let one = |s: &Setting| json!({"name": s.name, "default": s.default, "range": s.range, "writable": s.writable, "effective": s.effective, "meaning": text::meaning(&s.name)});
         out = Value::Array(found.iter().map(one).collect()).to_string() + "\n";
     } else {
         for s in &found {
             let access = if s.writable { "" } else { ", read-only" };
-            out += &format!(
-                "{} = {} ({}{access})\n    {}\n",
-                s.name,
-                s.default,
-                s.range,
-                text::meaning(&s.name)
-            );
+            let note = if s.effective { "" } else { " (no effect here: checked and kept only)" };
+            let meaning = text::meaning(&s.name);
+            out += &format!("{} = {} ({}{access})\n    {meaning}{note}\n", s.name, s.default, s.range);
         }
     }
     match io::stdout().write_all(out.as_bytes()) {
@@ -47,36 +43,34 @@ pub(crate) fn explain(args: &SysctlArgs) -> Result<u8, String> {
 }
 
 fn all() -> Vec<Setting> {
-    let mut all: Vec<Setting> = Sysctl::DEFS
+    let mut all: Vec<Setting> = Sysctl::ALL
         .iter()
-        .map(|d| Setting {
+        .map(|s| (s, s.def()))
+        .map(|(s, d)| Setting {
             name: format!("net.{}", d.path.replace('/', ".")),
-            default: match (d.default, d.kind) {
-                (Default::S(s), _) => format!("\"{s}\""),
-                (Default::N(n), Kind::Ints(count)) => {
-                    n.iter().take(usize::from(count)).map(i64::to_string).collect::<Vec<_>>().join(" ")
-                }
-                (Default::N(n), Kind::Int(..) | Kind::Str) => n[0].to_string(),
-            },
-            range: match d.kind {
-                Kind::Int(lo, i64::MAX) => format!("from {lo}"),
-                Kind::Int(lo, hi) if hi == i64::from(i32::MAX) => format!("from {lo}"),
-                Kind::Int(lo, hi) => format!("{lo} to {hi}"),
-                Kind::Ints(n) => format!("{n} numbers"),
-                Kind::Str => "text".to_owned(),
-            },
-            writable: d.writable,
+            default: d.default_text(),
+            range: d.kind.range(),
+            writable: d.access.mode(true).is_some_and(|m| m & 0o200 != 0),
+            effective: effective(Tunable::Net(*s)),
         })
         .collect();
-    let device = |prefix: &str, name: &str, default: i32| Setting {
+    let device = |prefix: &str, name: &str, default: i32, t: Tunable| Setting {
         name: format!("{prefix}.DEV.{name}"),
         default: default.to_string(),
         range: "for each device DEV, and for `default` (new devices) and `all`".to_owned(),
         writable: true,
+        effective: effective(t),
     };
-    all.extend(Conf4::NAMES.iter().zip(Conf4::DEFAULTS).map(|(n, d)| device("net.ipv4.conf", n, d)));
-    all.extend(Conf6::NAMES.iter().zip(Conf6::DEFAULTS).map(|(n, d)| device("net.ipv6.conf", n, d)));
-    all.extend(NeighParm::NAMES.iter().zip(NeighParm::DEFAULTS).map(|(n, d)| device("net.ipv4.neigh", n, d)));
+    let named = |c: usize, names: &[&'static str]| names.get(c).copied().unwrap_or_default();
+    for (c, d) in Conf4::ALL.iter().zip(Conf4::DEFAULTS) {
+        all.push(device("net.ipv4.conf", named(*c as usize, Conf4::NAMES), d, Tunable::Conf4(*c)));
+    }
+    for (c, d) in Conf6::ALL.iter().zip(Conf6::DEFAULTS) {
+        all.push(device("net.ipv6.conf", named(*c as usize, Conf6::NAMES), d, Tunable::Conf6(*c)));
+    }
+    for (c, d) in NeighParm::ALL.iter().zip(NeighParm::DEFAULTS) {
+        all.push(device("net.ipv4.neigh", named(*c as usize, NeighParm::NAMES), d, Tunable::Neigh(*c)));
+    }
     all
 }
 

@@ -1,9 +1,10 @@
 //! The sysctl registry: one table; `/proc/sys/net`, documentation and the tools are rendered from it.
 
-mod effect;
+pub mod effect;
 mod parse;
 mod table;
-pub use effect::{EFFECTIVE, Effect, Tunable, effect};
+pub mod text;
+pub use effect::{Tunable, effective};
 pub use parse::{parse_int, scalar, vector};
 pub use table::{Conf4, Conf6, NeighParm, Sysctl};
 
@@ -26,6 +27,49 @@ pub enum Kind {
     Ints(u8, i64, i64),
     /// Text.
     Text(Text),
+}
+
+impl Kind {
+    /// What may be written, in words.
+    #[must_use]
+    pub fn range(self) -> String {
+        const MAX: i64 = i32::MAX as i64;
+        match self {
+            Kind::Int(lo, MAX) if lo == i64::from(i32::MIN) => "any integer".to_owned(),
+            Kind::Int(lo, MAX) => format!("from {lo}"),
+            Kind::Int(lo, hi) | Kind::Uint(lo, hi) => format!("{lo} to {hi}"),
+            Kind::Ulong(lo, u64::MAX) => format!("from {lo}"),
+            Kind::Ulong(lo, hi) => format!("{lo} to {hi}"),
+            Kind::Ms => "milliseconds".to_owned(),
+            Kind::Clock => "ticks of 10 ms".to_owned(),
+            Kind::Ints(n, lo, hi) if hi >= MAX => format!("{n} numbers from {lo}"),
+            Kind::Ints(n, lo, hi) => format!("{n} numbers from {lo} to {hi}"),
+            Kind::Text(t) => match t {
+                Text::Plain => "text".to_owned(),
+                Text::Qdisc => "a queueing discipline".to_owned(),
+                Text::Congestion => "one of tcp_available_congestion_control".to_owned(),
+                Text::FastopenKey => "one or two keys x-x-x-x".to_owned(),
+                Text::Bitmap(limit) => format!("numbers and ranges below {limit}: 1,5-7"),
+                Text::CpuMask => "a set of processors in hexadecimal".to_owned(),
+                Text::Flush => "any text: an action".to_owned(),
+            },
+        }
+    }
+}
+
+impl Def {
+    /// The default value as it reads.
+    #[must_use]
+    pub fn default_text(&self) -> String {
+        match (self.default, self.kind) {
+            (Default::S(s), _) => s.to_owned(),
+            (Default::N(n), Kind::Ints(count, ..)) => {
+                let some: Vec<String> = n.iter().take(usize::from(count)).map(i64::to_string).collect();
+                some.join(" ")
+            }
+            (Default::N(n), _) => n[0].to_string(),
+        }
+    }
 }
 
 /// What a text tunable takes.

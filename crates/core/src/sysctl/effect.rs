@@ -1,5 +1,5 @@
-//! Which tunables have an effect, and what it is in one line. Everything else is accepted, checked and shown, but
-//! nothing reads it; `ferronet sysctl --explain` says so. A test in `stack` proves that each one named here is read.
+//! Which tunables have an effect. Everything else is accepted, checked and shown, but nothing reads it;
+//! `ferronet sysctl --explain` says so. A test in `stack` proves that each one named here is read there.
 
 use super::{Conf4, Conf6, NeighParm, Sysctl};
 
@@ -16,76 +16,59 @@ pub enum Tunable {
     Neigh(NeighParm),
 }
 
-/// A row of [`EFFECTIVE`].
-#[derive(Clone, Copy, Debug)]
-pub struct Effect {
-    /// The tunable.
-    pub tunable: Tunable,
-    /// What it does, one line.
-    pub doc: &'static str,
-}
-
-/// What a tunable does; `None` when nothing reads it.
+/// Does anything read it?
 #[must_use]
-pub fn effect(t: Tunable) -> Option<&'static str> {
-    EFFECTIVE.iter().find(|e| e.tunable == t).map(|e| e.doc)
+pub fn effective(t: Tunable) -> bool {
+    match t {
+        Tunable::Net(s) => NET.contains(&s),
+        Tunable::Conf4(c) => CONF4.contains(&c),
+        Tunable::Conf6(c) => CONF6.contains(&c),
+        Tunable::Neigh(n) => NEIGH.contains(&n),
+    }
 }
 
-macro_rules! effects {
-    ($($kind:ident::$id:ident = $doc:literal;)*) => {
-        /// All tunables with an effect.
-        pub const EFFECTIVE: &[Effect] = &[$(Effect { tunable: effects!(@ $kind $id), doc: $doc }),*];
-    };
-    (@ Sysctl $id:ident) => { Tunable::Net(Sysctl::$id) };
-    (@ Conf4 $id:ident) => { Tunable::Conf4(Conf4::$id) };
-    (@ Conf6 $id:ident) => { Tunable::Conf6(Conf6::$id) };
-    (@ NeighParm $id:ident) => { Tunable::Neigh(NeighParm::$id) };
-}
+/// Of the namespace.
+#[rustfmt::skip]
+pub const NET: &[Sysctl] = &[
+    Sysctl::DevconfInheritInitNet, Sysctl::FwmarkReflect, Sysctl::IcmpEchoIgnoreAll,
+    Sysctl::IcmpEchoIgnoreBroadcasts, Sysctl::IcmpErrorsUseInboundIfaddr, Sysctl::IcmpMsgsBurst,
+    Sysctl::IcmpMsgsPerSec, Sysctl::IcmpRatelimit, Sysctl::IcmpRatemask, Sysctl::Ip6AnycastSrcEchoReply,
+    Sysctl::Ip6AutoFlowlabels, Sysctl::Ip6FlowlabelReflect, Sysctl::Ip6FwmarkReflect,
+    Sysctl::Ip6IcmpEchoIgnoreAll, Sysctl::Ip6IcmpEchoIgnoreAnycast, Sysctl::Ip6IcmpEchoIgnoreMulticast,
+    Sysctl::Ip6IcmpRatelimit, Sysctl::Ip6IcmpRatemask, Sysctl::Ip6Ip6fragHighThresh, Sysctl::Ip6Ip6fragTime,
+    Sysctl::Ip6IpNonlocalBind, Sysctl::Ip6MaxDstOptsLength, Sysctl::Ip6MaxDstOptsNumber,
+    Sysctl::Ip6MaxHbhLength, Sysctl::Ip6MaxHbhOptsNumber, Sysctl::Ip6RouteFlush, Sysctl::Ip6RouteMtuExpires,
+    Sysctl::IpDefaultTtl, Sysctl::IpForward, Sysctl::IpLocalPortRange, Sysctl::IpLocalReservedPorts,
+    Sysctl::IpNoPmtuDisc, Sysctl::IpNonlocalBind, Sysctl::IpUnprivilegedPortStart, Sysctl::IpfragHighThresh,
+    Sysctl::IpfragMaxDist, Sysctl::IpfragTime, Sysctl::Neigh4GcThresh1, Sysctl::Neigh4GcThresh2,
+    Sysctl::Neigh4GcThresh3, Sysctl::Neigh6GcThresh1, Sysctl::Neigh6GcThresh2, Sysctl::Neigh6GcThresh3,
+    Sysctl::NetdevMaxBacklog, Sysctl::RmemDefault, Sysctl::RouteFlush, Sysctl::RouteMinPmtu,
+    Sysctl::RouteMtuExpires, Sysctl::Somaxconn, Sysctl::TcpAbortOnOverflow, Sysctl::TcpCongestionControl,
+    Sysctl::TcpMaxSynBacklog, Sysctl::TcpMaxTwBuckets, Sysctl::TcpRmem, Sysctl::TcpSyncookies,
+    Sysctl::TcpTwReuse, Sysctl::TcpTwReuseDelay, Sysctl::TcpWmem, Sysctl::WmemDefault,
+];
 
-effects! {
-    Sysctl::FwmarkReflect = "answers made by the kernel carry the mark of the packet they answer";
-    Sysctl::IcmpEchoIgnoreAll = "do not answer echo requests";
-    Sysctl::IcmpEchoIgnoreBroadcasts = "do not answer echo requests to broadcast and multicast addresses";
-    Sysctl::IcmpErrorsUseInboundIfaddr = "ICMP errors come from the address of the device the packet came in on";
-    Sysctl::IcmpMsgsBurst = "ICMP messages that may be sent at once, all destinations together";
-    Sysctl::IcmpMsgsPerSec = "ICMP messages a second, all destinations together";
-    Sysctl::IcmpRatelimit = "least milliseconds between ICMP errors to one destination; 0 for no limit";
-    Sysctl::IcmpRatemask = "bits of the ICMP types that are limited";
-    Sysctl::IpDefaultTtl = "time to live of packets that we send";
-    Sysctl::IpForward = "forward packets between devices; sets forwarding of all, default and every device";
-    Sysctl::IpNoPmtuDisc = "path MTU discovery: 0 on, 1 off, 2 pinned to min_pmtu, 3 hardened";
-    Sysctl::IpLocalPortRange = "ports that are chosen for sockets without one";
-    Sysctl::IpUnprivilegedPortStart = "first port that needs no privilege to bind";
-    Sysctl::Neigh4GcThresh1 = "below this many ARP entries none is collected";
-    Sysctl::Neigh4GcThresh2 = "above this many ARP entries idle ones are collected after 5 seconds";
-    Sysctl::Neigh4GcThresh3 = "most ARP entries";
-    Sysctl::Neigh6GcThresh1 = "below this many IPv6 neighbours none is collected";
-    Sysctl::Neigh6GcThresh2 = "above this many IPv6 neighbours idle ones are collected after 5 seconds";
-    Sysctl::Neigh6GcThresh3 = "most IPv6 neighbours";
-    Sysctl::NetdevMaxBacklog = "packets that wait for the receive loop at most";
-    Sysctl::RouteMinPmtu = "least path MTU that is believed";
-    Sysctl::RouteMtuExpires = "seconds that a learned path MTU is kept";
-    Conf4::AcceptLocal = "accept packets from the network with one of our source addresses";
-    Conf4::AcceptSourceRoute = "accept packets with a source route option";
-    Conf4::ArpAccept = "make entries from gratuitous ARP: 1 always, 2 from the same subnet";
-    Conf4::ArpAnnounce = "which source address ARP requests carry: 0 any, 1 same subnet first, 2 the best";
-    Conf4::ArpIgnore = "which ARP requests are answered: 0 any local address, 1 of the device, 2 and same subnet";
-    Conf4::DropGratuitousArp = "drop gratuitous ARP";
-    Conf4::Forwarding = "forward packets that come in on the device";
-    Conf4::PromoteSecondaries = "a secondary address takes over when its primary is deleted";
-    Conf4::ProxyArp = "answer ARP for what we route to through another device";
-    Conf4::ProxyArpPvlan = "answer ARP for what we route back through the same device";
-    Conf4::RouteLocalnet = "127/8 is not martian on the device";
-    Conf4::RpFilter = "reverse path filter: 0 off, 1 strict, 2 loose; the larger of all and DEV holds";
-    Conf4::SendRedirects = "send ICMP redirects when a packet leaves where it came in";
-    Conf4::SrcValidMark = "the reverse path filter looks the packet's mark up too";
-    NeighParm::AppSolicit = "probes given to a user space daemon";
-    NeighParm::BaseReachableTimeMs = "milliseconds (times 0.5 to 1.5) that a confirmed neighbour stays reachable";
-    NeighParm::DelayFirstProbeTime = "seconds between use of a stale neighbour and its first probe";
-    NeighParm::Locktime = "ticks of 10 ms that an ARP entry is kept against a change";
-    NeighParm::McastResolicit = "broadcast probes after the unicast ones failed";
-    NeighParm::McastSolicit = "broadcast probes before a neighbour has failed";
-    NeighParm::RetransTimeMs = "milliseconds between probes";
-    NeighParm::UcastSolicit = "unicast probes before asking by broadcast";
-    NeighParm::UnresQlenBytes = "bytes that wait for an unknown neighbour at most";
-}
+/// IPv4, of a device.
+#[rustfmt::skip]
+pub const CONF4: &[Conf4] = &[
+    Conf4::AcceptLocal, Conf4::AcceptRedirects, Conf4::AcceptSourceRoute, Conf4::ArpAccept,
+    Conf4::ArpAnnounce, Conf4::ArpIgnore, Conf4::DropGratuitousArp, Conf4::Forwarding,
+    Conf4::PromoteSecondaries, Conf4::ProxyArp, Conf4::ProxyArpPvlan, Conf4::RouteLocalnet, Conf4::RpFilter,
+    Conf4::SendRedirects, Conf4::SrcValidMark,
+];
+
+/// IPv6, of a device.
+#[rustfmt::skip]
+pub const CONF6: &[Conf6] = &[
+    Conf6::AcceptDad, Conf6::AddrGenMode, Conf6::DisableIpv6, Conf6::DropUnicastInL2Multicast,
+    Conf6::ForceForwarding, Conf6::Forwarding, Conf6::HopLimit, Conf6::IgnoreRoutesWithLinkdown, Conf6::Mtu,
+    Conf6::UseOifAddrsOnly, Conf6::UseTempaddr,
+];
+
+/// Neighbours of a device.
+#[rustfmt::skip]
+pub const NEIGH: &[NeighParm] = &[
+    NeighParm::AppSolicit, NeighParm::BaseReachableTimeMs, NeighParm::DelayFirstProbeTime,
+    NeighParm::GcStaleTime, NeighParm::Locktime, NeighParm::McastResolicit, NeighParm::McastSolicit,
+    NeighParm::RetransTimeMs, NeighParm::UcastSolicit, NeighParm::UnresQlenBytes,
+];

@@ -202,3 +202,58 @@ impl Kernel {
         }
     }
 }
+
+/// What `ferronet sysctl --explain` says about one file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explain {
+    /// The present value, without the newline.
+    pub value: String,
+    /// The value of a fresh namespace.
+    pub default: String,
+    /// What may be written, in words.
+    pub range: String,
+    /// Something reads it.
+    pub effective: bool,
+    /// One line: what it does.
+    pub doc: &'static str,
+}
+
+impl Kernel {
+    /// Explains a tunable by its path below `/proc/sys/net` (`ipv4/ip_forward`, `ipv4/conf/eth0/rp_filter`).
+    #[must_use]
+    pub fn sysctl_explain(&self, ns: NsId, path: &str) -> Option<Explain> {
+        use ferronet_core::sysctl::{Conf4, Conf6, NeighParm, Tunable, effective, text};
+        let ns = self.world.ns(ns)?;
+        let node = ns.sysctl_node(path)?;
+        let t = node.tunable()?;
+        let named = |prefix: &str, names: &[&str], i: usize| {
+            format!("{prefix}.DEV.{}", names.get(i).copied().unwrap_or_default())
+        };
+        let of = |kinds: &[ferronet_core::sysctl::Kind], i: usize| {
+            kinds.get(i).map(|k| k.range()).unwrap_or_default()
+        };
+        let (name, default, range) = match t {
+            Tunable::Net(s) => {
+                let d = s.def();
+                (format!("net.{}", d.path.replace('/', ".")), d.default_text(), d.kind.range())
+            }
+            Tunable::Conf4(c) => (
+                named("net.ipv4.conf", Conf4::NAMES, c as usize),
+                Conf4::DEFAULTS.get(c as usize)?.to_string(),
+                of(Conf4::KINDS, c as usize),
+            ),
+            Tunable::Conf6(c) => (
+                named("net.ipv6.conf", Conf6::NAMES, c as usize),
+                Conf6::DEFAULTS.get(c as usize)?.to_string(),
+                of(Conf6::KINDS, c as usize),
+            ),
+            Tunable::Neigh(c) => (
+                named("net.ipv4.neigh", NeighParm::NAMES, c as usize),
+                NeighParm::DEFAULTS.get(c as usize)?.to_string(),
+                of(NeighParm::KINDS, c as usize),
+            ),
+        };
+        let value = ns.sysctl_read(node).unwrap_or_default().trim_end().to_owned();
+        Some(Explain { value, default, range, effective: effective(t), doc: text::meaning(&name) })
+    }
+}

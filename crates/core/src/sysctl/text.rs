@@ -1,7 +1,8 @@
 //! One sentence for each setting below /proc/sys/net.
 
 /// The sentence for a setting.
-pub(super) fn find(name: &str) -> Option<&'static str> {
+#[must_use]
+pub fn find(name: &str) -> Option<&'static str> {
     TEXTS.iter().find_map(|(prefix, list)| {
         let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
         list.iter().find(|(n, _)| *n == rest).map(|(_, t)| *t)
@@ -9,13 +10,13 @@ pub(super) fn find(name: &str) -> Option<&'static str> {
 }
 
 /// The sentence, or an honest word that there is none.
-pub(super) fn meaning(name: &str) -> &'static str {
+#[must_use]
+pub fn meaning(name: &str) -> &'static str {
     find(name).unwrap_or("not described here; see the kernel's Documentation/networking/ip-sysctl.rst")
 }
 
 /// All settings that have a sentence.
-#[cfg(test)]
-pub(super) fn names() -> impl Iterator<Item = String> {
+pub fn names() -> impl Iterator<Item = String> {
     TEXTS.iter().flat_map(|(prefix, list)| list.iter().map(move |(n, _)| format!("{prefix}.{n}")))
 }
 
@@ -35,6 +36,26 @@ const TEXTS: &[(&str, Texts)] = &[
 const UNIX: Texts = &[("max_dgram_qlen", "datagrams that may wait in an AF_UNIX socket")];
 
 const CORE: Texts = &[
+    ("busy_poll", "microseconds poll(2) spins on a device"),
+    ("busy_read", "microseconds a read spins on a device"),
+    ("dev_weight_rx_bias", "factor of dev_weight on receive"),
+    ("dev_weight_tx_bias", "factor of dev_weight on transmit"),
+    (
+        "devconf_inherit_init_net",
+        "what new namespaces take over: 0 IPv4 settings of the initial one, 1 IPv6 too, 2 neither",
+    ),
+    ("fb_tunnels_only_for_init_net", "1, 2: fallback tunnel devices only in the initial namespace"),
+    ("flow_limit_cpu_bitmap", "processors whose backlog limits single flows"),
+    ("flow_limit_table_len", "size of the flow limit table"),
+    ("gro_normal_batch", "packets that receive offload hands up at once"),
+    ("high_order_alloc_disable", "1: page pieces are allocated one page at a time"),
+    ("mem_pcpu_rsv", "pages of protocol memory reserved for each processor"),
+    ("netdev_budget_usecs", "microseconds one softirq round may take"),
+    ("netdev_rss_key", "key of receive hashing"),
+    ("netdev_tstamp_prequeue", "1: timestamps are taken before the backlog"),
+    ("netdev_unregister_timeout_secs", "seconds until a device that is still in use is reported at its end"),
+    ("rps_sock_flow_entries", "size of the table that steers flows to their reader's processor"),
+    ("skb_defer_max", "packets that may wait to be freed on their own processor"),
     ("default_qdisc", "queueing discipline that new devices start with"),
     ("dev_weight", "packets a device may hand over in one poll"),
     ("max_skb_frags", "payload pieces a packet may have"),
@@ -59,6 +80,24 @@ const CORE: Texts = &[
 ];
 
 const IPV4: Texts = &[
+    ("fib_sync_mem", "bytes of routes changed before the kernel waits for readers"),
+    ("inet_peer_maxttl", "seconds a peer's entry lives when there are few"),
+    ("inet_peer_minttl", "seconds a peer's entry lives when there are many"),
+    ("inet_peer_threshold", "bytes of peer entries from which they are removed sooner"),
+    ("ipfrag_secret_interval", "kept for compatibility; has no effect"),
+    ("route.error_burst", "unreachable errors that may be sent at once, in jiffies"),
+    ("route.error_cost", "jiffies between unreachable errors"),
+    ("route.flush", "writing makes every cached route be looked up anew"),
+    ("route.gc_elasticity", "kept for compatibility; has no effect"),
+    ("route.gc_interval", "kept for compatibility; has no effect"),
+    ("route.gc_min_interval", "kept for compatibility; has no effect"),
+    ("route.gc_min_interval_ms", "kept for compatibility; has no effect"),
+    ("route.gc_thresh", "kept for compatibility; has no effect"),
+    ("route.gc_timeout", "kept for compatibility; has no effect"),
+    ("route.max_size", "kept for compatibility; has no effect"),
+    ("route.redirect_load", "jiffies between redirects to one host, doubled each time"),
+    ("route.redirect_number", "redirects to one host before it is given up"),
+    ("route.redirect_silence", "jiffies after which redirects to a host begin anew"),
     ("fib_multipath_hash_fields", "packet fields a custom multipath hash uses, as bits"),
     (
         "fib_multipath_hash_policy",
@@ -237,6 +276,10 @@ const TCP: Texts = &[
 ];
 
 const IPV6: Texts = &[
+    ("ip6frag_secret_interval", "kept for compatibility; has no effect"),
+    ("mld_max_msf", "source filters a socket may have"),
+    ("mld_qrv", "times a multicast report is repeated"),
+    ("route.flush", "writing makes every cached route be looked up anew"),
     ("anycast_src_echo_reply", "1: echo replies come from the anycast address that was asked"),
     ("auto_flowlabels", "flow labels from the flow hash: 0 off, 1 on, 2 programs may ask, 3 enforced"),
     ("bindv6only", "1: IPv6 sockets take no IPv4 unless they ask (IPV6_V6ONLY)"),
