@@ -16,6 +16,8 @@ pub mod pmtu;
 pub mod sock;
 pub mod sysctl;
 pub mod tcp;
+#[cfg(test)]
+pub(crate) mod testnet;
 pub mod timers;
 pub mod udp;
 pub mod world;

@@ -25,12 +25,16 @@ impl Namespace {
                 TimerKey::Tcp(id) => crate::tcp::tcp_timer(self, id),
                 TimerKey::Request(id) => crate::tcp::request_timer(self, id),
                 TimerKey::TimeWait(id) => crate::tcp::timewait_timer(self, id),
-                TimerKey::Addr6(_)
-                | TimerKey::RouterSolicit(_)
-                | TimerKey::Route(_)
-                | TimerKey::Bridge(_)
-                | TimerKey::Mcast(_)
-                | TimerKey::Conntrack => {}
+                TimerKey::Addr6(dev) => {
+                    crate::ipv6::addrconf::addr_timer(self, ferronet_core::IfIndex(dev as u32));
+                }
+                TimerKey::RouterSolicit(dev) => crate::ipv6::addrconf::ra::rs_timer(self, dev),
+                TimerKey::Route(_) => crate::ipv6::route::fib6_gc(self),
+                TimerKey::Mcast(dev) => {
+                    crate::ipv4::igmp::timer(self, dev);
+                    crate::ipv6::mcast::timer(self, dev);
+                }
+                TimerKey::Bridge(_) | TimerKey::Conntrack => {}
             }
         }
     }

@@ -232,12 +232,15 @@ pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
     for a in &v4 {
         fib_add_ifaddr(ns, dev, a);
     }
+    crate::ipv4::igmp::ip_mc_up(ns, dev);
     crate::ipv6::addrconf::dev_up(ns, dev);
 }
 
 /// A device went down: its routes go, except those to its own addresses; neighbours are forgotten.
 pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
     crate::ipv6::addrconf::dev_down(ns, dev);
+    crate::ipv4::igmp::ip_mc_down(ns, dev);
+    ns.inet6.redirects.forget_dev(dev);
     remove_routes(ns, |e| {
         Family::of(e.dst) == Family::V4
             && e.kind != RouteType::Local
@@ -282,6 +285,7 @@ pub fn flush_addrs(ns: &mut Namespace, dev: IfIndex) {
         }
     }
     remove_routes(ns, |e| e.nexthops.iter().any(|n| n.dev == dev));
+    crate::ipv6::addrconf::dev_gone(ns, dev);
 }
 
 /// Switches IPv4 forwarding on or off everywhere (`net.ipv4.ip_forward`).

@@ -136,6 +136,10 @@ pub struct Device {
     pub taps: u32,
     /// Last transmission (`trans_start`), for watchdogs and `ip -s`.
     pub trans_start: Instant,
+    /// What IPv6 keeps for the device.
+    pub inet6: crate::ipv6::Inet6Dev,
+    /// IPv4 group reports that are due.
+    pub igmp: crate::ipv4::igmp::Igmp,
     /// Link emulation on transmit, when set.
     pub netem: Option<Box<netem::Netem>>,
 }
@@ -317,6 +321,8 @@ impl Device {
             neigh6_set: 0,
             taps: 0,
             trans_start: Instant::ZERO,
+            inet6: crate::ipv6::Inet6Dev::default(),
+            igmp: crate::ipv4::igmp::Igmp::default(),
             netem: None,
         }
     }
@@ -338,6 +344,7 @@ fn dev_conf(kind: &DevKind, mtu: u32, conf: &ConfSet) -> (DevConf4, DevConf6) {
 pub mod addr_ops;
 pub mod flows;
 pub mod gso;
+pub mod mcast;
 pub mod netem;
 pub mod rx;
 pub mod tx;

@@ -113,7 +113,14 @@ impl FibTable {
         } else if !how.create {
             return Err(Errno::ENOENT);
         }
-        list.insert(first + group, e);
+        // Routers by preference (RFC 4191 §3.2): high 1, medium 0, low 3.
+        let rank = |o: &FibEntry| match o.pref {
+            1 => 0u8,
+            0 => 1,
+            _ => 2,
+        };
+        let worse = list[first..first + group].iter().position(|o| v6 && rank(o) > rank(&e)).unwrap_or(group);
+        list.insert(first + worse, e);
         self.count += 1;
         Ok(None)
     }
@@ -168,10 +175,12 @@ impl FibTable {
         out
     }
 
-    /// Changes the next hops through a device.
+    /// Changes the next hops through a device, except those of our own addresses: they need no link
+    /// (`fib_sync_down_dev`, `fib6_ifdown`).
     pub fn for_each_nexthop(&mut self, dev: ferronet_core::IfIndex, mut f: impl FnMut(&mut super::NextHop)) {
+        let own = |e: &&mut FibEntry| !matches!(e.kind, RouteType::Local | RouteType::Anycast);
         self.trie.for_each_mut(|list| {
-            for n in list.iter_mut().flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {
+            for n in list.iter_mut().filter(own).flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {
                 f(n);
             }
         });

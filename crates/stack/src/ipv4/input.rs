@@ -186,6 +186,7 @@ fn ip_local_deliver_finish(ns: &mut Namespace, mut p: Packet) {
         ipproto::IPPROTO_TCP => crate::tcp::tcp_v4_rcv(ns, p),
         ipproto::IPPROTO_UDP => crate::udp::udp_rcv(ns, p),
         ipproto::IPPROTO_ICMP => super::icmp::icmp_rcv(ns, p),
+        ipproto::IPPROTO_IGMP => super::igmp::igmp_rcv(ns, p),
         _ if raw => ns.env.consume(p),
         _ => {
             let mut q = p;

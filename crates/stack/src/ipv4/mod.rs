@@ -3,6 +3,7 @@
 pub mod forward;
 pub mod frag;
 pub mod icmp;
+pub mod igmp;
 pub mod input;
 pub mod output;
 pub mod route;

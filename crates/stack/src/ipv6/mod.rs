@@ -12,8 +12,43 @@ pub mod output;
 pub mod reassembly;
 pub mod route;
 
+use core::net::Ipv6Addr;
+use core::time::Duration;
+
+use ferronet_core::Instant;
 use ferronet_core::rng::Rng;
 use ferronet_core::timer::TimerId;
+
+/// What IPv6 keeps per device (`struct inet6_dev`) besides addresses and tunables.
+#[derive(Clone, Debug, Default)]
+pub struct Inet6Dev {
+    /// Was up with carrier since it last went up (`IF_READY`).
+    pub ready: bool,
+    /// A router solicitation was sent (`IF_RS_SENT`).
+    pub rs_sent: bool,
+    /// A router answered (`IF_RA_RCVD`).
+    pub ra_rcvd: bool,
+    /// The last router wants addresses to come from DHCPv6 (`IF_RA_MANAGED`).
+    pub ra_managed: bool,
+    /// The last router wants other configuration to come from DHCPv6 (`IF_RA_OTHERCONF`).
+    pub ra_other: bool,
+    /// Solicitations sent.
+    pub rs_probes: u32,
+    /// Time between the last two.
+    pub rs_interval: Duration,
+    /// The next solicitation.
+    pub rs_timer: TimerId,
+    /// Addresses on which duplicate address detection runs.
+    pub dad: Vec<addrconf::dad::Dad>,
+    /// Detection, and lifetimes of addresses.
+    pub addr_timer: TimerId,
+    /// Anycast addresses with a user count (`/proc/net/anycast6`).
+    pub anycast: Vec<(Ipv6Addr, u32)>,
+    /// Addresses whose solicited-node group was joined, once for each time.
+    pub solicited: Vec<Ipv6Addr>,
+    /// Reports of groups.
+    pub mld: mcast::Mld,
+}
 
 /// What IPv6 keeps per namespace besides tables that both families share.
 #[derive(Debug)]
@@ -26,6 +61,10 @@ pub struct Inet6 {
     pub ratemask: (u64, [u64; 4]),
     /// When the next route or default router ends.
     pub route_timer: TimerId,
+    /// That time.
+    pub route_gc_at: Instant,
+    /// What routers said about better first hops.
+    pub redirects: route::Redirects,
 }
 
 impl Inet6 {
@@ -33,6 +72,14 @@ impl Inet6 {
     #[must_use]
     pub fn new(rng: &mut Rng) -> Self {
         let mut key = || [rng.next_u64(), rng.next_u64()];
-        Inet6 { flow_key: key(), id_key: key(), ratemask: (u64::MAX, [0; 4]), route_timer: TimerId::NONE }
+        let (flow_key, id_key) = (key(), key());
+        Inet6 {
+            flow_key,
+            id_key,
+            ratemask: (u64::MAX, [0; 4]),
+            route_timer: TimerId::NONE,
+            route_gc_at: Instant::NEVER,
+            redirects: route::Redirects::new(rng),
+        }
     }
 }

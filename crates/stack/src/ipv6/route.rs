@@ -3,14 +3,18 @@
 use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 
+use ferronet_core::env::TimerKey;
+use ferronet_core::hash::{KeyedMap, KeyedState};
+use ferronet_core::rng::Rng;
 use ferronet_core::sysctl::Conf6;
-use ferronet_core::{DropReason, Errno, IfIndex, Packet, Sysctl};
+use ferronet_core::timer::TimerId;
+use ferronet_core::{DropReason, Errno, IfIndex, Instant, Packet, Sysctl};
 use ferronet_wire::icmpv6 as wire;
 use ferronet_wire::ipv6::IPV6_MIN_MTU;
 
 use super::addr::{SCOPE_LINKLOCAL, addr_label, addr_scope, common_prefix, is_link_local, need_strict};
 use crate::dev::{IfAddr, ifa_f, scope};
-use crate::fib::{Flow, Route, RouteType, table_id};
+use crate::fib::{Family, Flow, Route, RouteType, table_id};
 use crate::ns::Namespace;
 
 /// Why an input lookup gave no usable route.
@@ -105,6 +109,9 @@ pub fn ip6_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv6Addr)
         found = ns.fib.lookup(&Flow { oif: IfIndex::NONE, ..flow }, &ns.devs);
     }
     let mut r = found.ok_or(Errno::ENETUNREACH)?;
+    if let (Some(_), Some(hop)) = (r.gw, ns.inet6.redirects.get(r.dev, daddr)) {
+        r.gw = (hop != daddr).then_some(IpAddr::V6(hop));
+    }
     match r.kind {
         RouteType::Blackhole => return Err(Errno::EINVAL),
         RouteType::Unreachable | RouteType::Broadcast => return Err(Errno::EHOSTUNREACH),
@@ -226,4 +233,63 @@ pub fn hop_limit(ns: &Namespace, r: &Route) -> u8 {
 #[must_use]
 pub fn needs_scope_id(a: Ipv6Addr) -> bool {
     is_link_local(a) || (a.is_multicast() && addr_scope(a) <= SCOPE_LINKLOCAL)
+}
+
+/// Better first hops that routers told us about (RFC 4861 §8.3; `RTF_DYNAMIC` exceptions of Linux).
+#[derive(Debug)]
+pub struct Redirects {
+    map: KeyedMap<(u32, u128), Ipv6Addr>,
+}
+
+/// Redirected destinations at most; beyond it the cache starts anew.
+const MAX_REDIRECTS: usize = 4096;
+
+impl Redirects {
+    /// An empty cache with its own hash key.
+    #[must_use]
+    pub fn new(rng: &mut Rng) -> Self {
+        Redirects { map: KeyedMap::with_hasher(KeyedState::new(rng)) }
+    }
+    /// The first hop for a destination on a device; the destination itself when it is on the link.
+    #[must_use]
+    pub fn get(&self, dev: IfIndex, dest: Ipv6Addr) -> Option<Ipv6Addr> {
+        if self.map.is_empty() {
+            return None;
+        }
+        self.map.get(&(dev.0, dest.to_bits())).copied()
+    }
+    /// Remembers one.
+    pub fn learn(&mut self, dev: IfIndex, dest: Ipv6Addr, hop: Ipv6Addr) {
+        if self.map.len() >= MAX_REDIRECTS {
+            self.map.clear();
+        }
+        self.map.insert((dev.0, dest.to_bits()), hop);
+    }
+    /// Forgets all (routes changed, `ip -6 route flush cache`).
+    pub fn flush(&mut self) {
+        self.map.clear();
+    }
+    /// Forgets those through a device.
+    pub fn forget_dev(&mut self, dev: IfIndex) {
+        self.map.retain(|k, _| k.0 != dev.0);
+    }
+}
+
+/// A route ends at `expires`: makes sure that [`fib6_gc`] runs then.
+pub fn fib6_arm_gc(ns: &mut Namespace, expires: Option<Instant>) {
+    let Some(at) = expires else { return };
+    if ns.inet6.route_gc_at > at || ns.inet6.route_timer.is_none() {
+        ns.inet6.route_gc_at = at;
+        ns.env.timers.rearm(&mut ns.inet6.route_timer, at, TimerKey::Route(0));
+    }
+}
+
+/// Removes routes whose time is up (`fib6_run_gc`).
+pub fn fib6_gc(ns: &mut Namespace) {
+    ns.inet6.route_timer = TimerId::NONE;
+    ns.inet6.route_gc_at = Instant::NEVER;
+    let now = ns.env.now;
+    crate::dev::addr_ops::remove_routes(ns, |e| e.expires.is_some_and(|t| t <= now));
+    let next = ns.fib.tables(Family::V6).flat_map(|t| t.1.iter()).filter_map(|e| e.expires).min();
+    fib6_arm_gc(ns, next);
 }

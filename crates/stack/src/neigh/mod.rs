@@ -280,6 +280,15 @@ impl NeighTable {
         }
     }
 
+    /// Deletes all entries of one family of a device (IPv6 was switched off).
+    pub fn flush_dev_family(&mut self, env: &mut Env, dev: IfIndex, f: Family) {
+        let gone: Vec<NeighKey> =
+            self.map.keys().filter(|k| k.dev == dev && Family::of(k.addr) == f).copied().collect();
+        for k in gone {
+            self.remove(env, k);
+        }
+    }
+
     /// Resolves the link address for a packet, or lets the packet wait (`neigh_event_send`).
     pub fn resolve(&mut self, env: &mut Env, parms: &NeighParms, key: NeighKey, p: Packet) -> Resolve {
         let Some(id) = self.create(env, key) else {

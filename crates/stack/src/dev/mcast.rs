@@ -1,0 +1,189 @@
+//! Which group reports a device owes, and when: the state that IGMP (RFC 3376 §5) and MLD (RFC 3810 §6) share.
+
+use core::time::Duration;
+
+use ferronet_core::Instant;
+use ferronet_core::rng::Rng;
+use ferronet_core::timer::TimerId;
+
+/// Groups per device for which a report may wait; beyond it the report to all groups says the same.
+const LIMIT: usize = 1024;
+/// A change is reported after this time, so that several go into one report (two jiffies in Linux).
+const GATHER: Duration = Duration::from_millis(2);
+/// A querier of an older version counts as present this long (RFC 3376 §8.12 with the default intervals).
+const OLDER_QUERIER: Duration = Duration::from_secs(2 * 125 + 10);
+
+/// A membership that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change<A> {
+    /// The group.
+    pub group: A,
+    /// Joined, or left.
+    pub joined: bool,
+    /// Reports still to send.
+    left: u8,
+}
+
+/// A report that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due<A> {
+    /// Of all groups.
+    General,
+    /// Of one group.
+    Group(A),
+    /// Of what changed.
+    Changes(Vec<Change<A>>),
+}
+
+/// What a device owes in one family.
+#[derive(Clone, Debug)]
+pub struct Reports<A> {
+    changes: Vec<Change<A>>,
+    change_at: Option<Instant>,
+    general_at: Option<Instant>,
+    groups: Vec<(A, Instant)>,
+    /// A querier of version 1 (and in IPv4 version 2) is there until then.
+    older: [Option<Instant>; 2],
+    /// The next report.
+    pub timer: TimerId,
+}
+
+impl<A> Default for Reports<A> {
+    fn default() -> Self {
+        Reports {
+            changes: Vec::new(),
+            change_at: None,
+            general_at: None,
+            groups: Vec::new(),
+            older: [None; 2],
+            timer: TimerId::NONE,
+        }
+    }
+}
+
+impl<A: Copy + Eq> Reports<A> {
+    /// A membership changed; it is reported `times` times (the robustness variable).
+    pub fn changed(&mut self, now: Instant, group: A, joined: bool, times: u8) {
+        self.changes.retain(|c| c.group != group);
+        if !joined {
+            self.groups.retain(|g| g.0 != group);
+        }
+        if self.changes.len() < LIMIT {
+            self.changes.push(Change { group, joined, left: times });
+        }
+        self.change_at = Some(now + GATHER);
+    }
+
+    /// A general query: all groups within `max`.
+    pub fn general_query(&mut self, now: Instant, rng: &mut Rng, max: Duration) {
+        let at = now + random(rng, max);
+        if self.general_at.is_none_or(|t| at < t) {
+            self.general_at = Some(at);
+        }
+    }
+
+    /// A query for one group: within `max`, unless a report is due earlier.
+    pub fn group_query(&mut self, now: Instant, rng: &mut Rng, group: A, max: Duration) {
+        let at = now + random(rng, max);
+        if self.general_at.is_some_and(|t| t <= at) {
+            return;
+        }
+        if let Some(g) = self.groups.iter_mut().find(|g| g.0 == group) {
+            g.1 = g.1.min(at);
+        } else if self.groups.len() < LIMIT {
+            self.groups.push((group, at));
+        } else {
+            self.general_at = Some(at);
+        }
+    }
+
+    /// Another host reported the group to an old querier: ours is not needed (`true`: there was one waiting).
+    pub fn suppress(&mut self, group: A) {
+        self.groups.retain(|g| g.0 != group);
+    }
+
+    /// A querier of an older version spoke: 0 for version 1, 1 for version 2.
+    pub fn older_querier(&mut self, now: Instant, version: usize) {
+        self.older[version & 1] = Some(now + OLDER_QUERIER);
+    }
+
+    /// Is a querier of this older version (0: 1, 1: 2) there?
+    #[must_use]
+    pub fn has_older(&self, now: Instant, version: usize) -> bool {
+        self.older[version & 1].is_some_and(|t| t > now)
+    }
+
+    /// Forgets all that waits.
+    pub fn clear(&mut self) {
+        self.changes.clear();
+        self.groups.clear();
+        (self.change_at, self.general_at) = (None, None);
+    }
+
+    /// When the next report is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let groups = self.groups.iter().map(|g| g.1);
+        groups.chain(self.change_at).chain(self.general_at).min()
+    }
+
+    /// What is due; changes are repeated within `interval`.
+    pub fn due(&mut self, now: Instant, rng: &mut Rng, interval: Duration) -> Vec<Due<A>> {
+        let mut out = Vec::new();
+        if self.general_at.is_some_and(|t| t <= now) {
+            self.general_at = None;
+            out.push(Due::General);
+        }
+        self.groups.retain(|g| {
+            let due = g.1 <= now;
+            if due {
+                out.push(Due::Group(g.0));
+            }
+            !due
+        });
+        if self.change_at.is_some_and(|t| t <= now) {
+            out.push(Due::Changes(self.changes.clone()));
+            for c in &mut self.changes {
+                c.left = c.left.saturating_sub(1);
+            }
+            self.changes.retain(|c| c.left > 0);
+            self.change_at = (!self.changes.is_empty()).then(|| now + random(rng, interval) + GATHER);
+        }
+        out
+    }
+}
+
+fn random(rng: &mut Rng, max: Duration) -> Duration {
+    let micros = u32::try_from(max.as_micros()).unwrap_or(u32::MAX);
+    Duration::from_micros(u64::from(rng.below(micros)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_repeated_and_queries_answered_once() {
+        let mut rng = Rng::new(1);
+        let mut r = Reports::default();
+        let t0 = Instant::ZERO;
+        let second = Duration::from_secs(1);
+        r.changed(t0, 7u32, true, 2);
+        assert!(r.due(t0, &mut rng, second).is_empty());
+        let t1 = t0 + GATHER;
+        assert!(
+            matches!(&r.due(t1, &mut rng, second)[..], [Due::Changes(c)] if c[0].group == 7 && c[0].joined)
+        );
+        let t2 = r.next().expect("a repetition");
+        assert!(t2 > t1 && t2 <= t1 + second + GATHER);
+        assert_eq!(r.due(t2, &mut rng, second).len(), 1);
+        assert_eq!(r.next(), None);
+        r.general_query(t2, &mut rng, second);
+        r.group_query(t2, &mut rng, 9, second * 100);
+        assert_eq!(r.due(t2 + second, &mut rng, second), vec![Due::General]);
+        assert_eq!(r.next(), None, "the general report covers the group");
+        r.group_query(t2, &mut rng, 9, second);
+        r.suppress(9);
+        assert_eq!(r.next(), None);
+    }
+}
