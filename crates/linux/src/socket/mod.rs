@@ -1,12 +1,13 @@
 //! Socket system calls (socket(2), ip(7), tcp(7), udp(7), packet(7)).
 
 pub(crate) mod addr;
+mod cmsg;
+mod message;
 
 use bytes::Bytes;
 use ferronet_core::Errno;
-use ferronet_stack::sock::{self, NewSock, Proto, SockFlags, SockKey, ports};
+use ferronet_stack::sock::{self, SockFlags, SockKey, ports};
 use ferronet_stack::{Namespace, tcp};
-use ferronet_wire::ipproto::{IPPROTO_TCP, IPPROTO_UDP};
 use slotmap::Key;
 
 use crate::kernel::{
@@ -83,19 +84,7 @@ impl Kernel {
         ty: i32,
         proto: i32,
     ) -> Result<(File, i32), Errno> {
-        if family != af::INET && family != af::INET6 {
-            return Err(Errno::EAFNOSUPPORT);
-        }
-        let (part, protocol) = match (ty, proto) {
-            (sock_type::STREAM, 0 | 6) => (Proto::Tcp(Box::default()), IPPROTO_TCP),
-            (sock_type::DGRAM, 0 | 17) => (Proto::Udp(Box::default()), IPPROTO_UDP),
-            (sock_type::STREAM | sock_type::DGRAM | sock_type::RAW, _) => return Err(Errno::EPROTONOSUPPORT),
-            _ => return Err(Errno::ESOCKTNOSUPPORT),
-        };
-        let ns = self.world.ns_mut(c.ns).ok_or(Errno::ENXIO)?;
-        let new = NewSock { family: family as u8, protocol, uid: c.uid, token: id.data().as_ffi() };
-        let key = sock::create(ns, new, part)?;
-        Ok((File::Inet(InetSock { key }), i32::from(protocol)))
+        self.open_inet(c, id, family, ty, proto)
     }
 
     /// `bind(2)`.
@@ -105,6 +94,9 @@ impl Kernel {
     pub fn bind(&mut self, c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
         let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
         let privileged = c.uid == 0;
+        if let Some(()) = self.bind_portless(s, addr)? {
+            return Ok(());
+        }
         let (ns, key) = self.inet(s)?;
         let a = addr::parse(family, addr)?;
         if a.unspec && !a.addr.is_unspecified() {
@@ -120,6 +112,10 @@ impl Kernel {
         }
         if !a.scope.is_none() && matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local()) {
             common.bound_dev = a.scope;
+        }
+        let link_local = matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local());
+        if link_local && common.bound_dev.is_none() {
+            return Err(Errno::EINVAL);
         }
         ports::bind(ns, key, a.addr, a.port, privileged)
     }
@@ -281,7 +277,13 @@ impl Kernel {
     pub fn getsockname(&self, s: SockId) -> Result<Vec<u8>, Errno> {
         let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
         let (ns, key) = self.inet_ref(s)?;
-        let c = ns.socks.common(key)?;
+        let x = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
+        if let sock::Proto::Packet(p) = &x.proto {
+            let mac = ns.devs.get(p.dev).filter(|d| d.has_ethernet()).map(|d| d.mac.octets());
+            let mac = mac.as_ref().map_or(&[][..], |m| &m[..]);
+            return Ok(message::print_ll(p.protocol, p.dev, message::hatype(ns, p.dev), 0, mac));
+        }
+        let c = &x.common;
         Ok(addr::print(family, c.local, c.lport, c.bound_dev))
     }
 
@@ -304,14 +306,7 @@ impl Kernel {
     #[must_use]
     pub fn poll(&self, s: SockId) -> Ready {
         let Ok((ns, key)) = self.inet_ref(s) else { return Ready::empty() };
-        let bits = match ns.socks.socks.get(key) {
-            Some(x) => match &x.proto {
-                Proto::Tcp(_) => tcp::user::poll_bits(ns, key),
-                Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => 0,
-            },
-            None => 0,
-        };
-        Ready::from_bits_truncate(bits)
+        Ready::from_bits_truncate(sock::poll_bits(ns, key))
     }
 
     /// Says which inode the program's descriptor has, for `ss -p` and `/proc/net/tcp`.
@@ -402,18 +397,5 @@ impl Kernel {
     #[must_use]
     pub fn ioctl_arg_len(cmd: u32) -> usize {
         if cmd >> 8 == 0x89 && !matches!(cmd, 0x8901..=0x8907) { 40 } else { 4 }
-    }
-
-    fn connect_message(&mut self, _s: SockId, _a: addr::InetAddr) -> Result<(), Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
-    fn shutdown_message(&mut self, _s: SockId, _how: u8) -> Result<(), Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
-    fn send_message(&mut self, _c: &mut Caller<'_>, _s: SockId, _m: SendMsg<'_>) -> Result<usize, Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
-    fn recv_message(&mut self, _s: SockId, _r: RecvReq) -> Result<Received, Errno> {
-        Err(Errno::EOPNOTSUPP)
     }
 }

@@ -42,6 +42,14 @@ pub struct PacketSock {
     memberships: Vec<PacketMreq>,
 }
 
+impl PacketSock {
+    /// A socket that is not hooked in yet; `dgram` without link headers.
+    #[must_use]
+    pub fn new(dgram: bool) -> Self {
+        PacketSock { dgram, ..Default::default() }
+    }
+}
+
 /// `struct packet_mreq`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PacketMreq {

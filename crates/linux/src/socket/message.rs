@@ -1,0 +1,393 @@
+//! Sockets that carry whole messages: UDP, raw, ping, packet.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use ferronet_core::{Errno, IfIndex, Packet, Sysctl};
+use ferronet_stack::Namespace;
+use ferronet_stack::sock::packet::LinkDest;
+use ferronet_stack::sock::{
+    self, NewSock, Proto, SockCommon, SockKey, datagram, packet, ping, poll, ports, raw,
+};
+use ferronet_stack::udp::{self, Dest, MsgOpts};
+use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
+use ferronet_wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, UdpHdr};
+use slotmap::Key;
+
+use super::{InetSock, addr, cmsg};
+use crate::kernel::{Caller, File, Kernel, Received, RecvReq, SendMsg, SockId, af, sock_type};
+
+const MSG_OOB: i32 = 1;
+const MSG_PEEK: i32 = 2;
+const MSG_DONTROUTE: i32 = 4;
+const MSG_TRUNC: i32 = 0x20;
+const MSG_CONFIRM: i32 = 0x800;
+const MSG_ERRQUEUE: i32 = 0x2000;
+const MSG_MORE: i32 = 0x8000;
+
+/// Bytes of `struct sockaddr_ll`.
+const SOCKADDR_LL: usize = 20;
+
+/// A parsed `struct sockaddr_ll`.
+pub(super) fn parse_ll(b: &[u8]) -> Result<LinkDest, Errno> {
+    let b: &[u8; SOCKADDR_LL] = b.first_chunk().ok_or(Errno::EINVAL)?;
+    if u16::from_ne_bytes([b[0], b[1]]) != af::PACKET as u16 {
+        return Err(Errno::EINVAL);
+    }
+    let mut addr = [0; 8];
+    addr.copy_from_slice(&b[12..20]);
+    Ok(LinkDest {
+        protocol: u16::from_be_bytes([b[2], b[3]]),
+        dev: IfIndex(u32::from_ne_bytes([b[4], b[5], b[6], b[7]])),
+        halen: b[11],
+        addr,
+    })
+}
+
+/// `ARPHRD_*` of a device.
+pub(super) fn hatype(ns: &Namespace, dev: IfIndex) -> u16 {
+    match ns.devs.get(dev) {
+        Some(d) if d.is_loopback() => 772,
+        Some(d) if !d.has_ethernet() => 0xfffe,
+        Some(_) => 1,
+        None => 0,
+    }
+}
+
+/// Writes a `struct sockaddr_ll`.
+pub(super) fn print_ll(protocol: u16, dev: IfIndex, hatype: u16, kind: u8, mac: &[u8]) -> Vec<u8> {
+    let mut v = Vec::with_capacity(SOCKADDR_LL);
+    v.extend_from_slice(&(af::PACKET as u16).to_ne_bytes());
+    v.extend_from_slice(&protocol.to_be_bytes());
+    v.extend_from_slice(&dev.0.to_ne_bytes());
+    v.extend_from_slice(&hatype.to_ne_bytes());
+    v.push(kind);
+    v.push(mac.len() as u8);
+    v.extend_from_slice(mac);
+    v.resize(SOCKADDR_LL, 0);
+    v
+}
+
+/// Which protocol a `socket(2)` call means.
+///
+/// # Errors
+/// `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`, `EPERM`, `EACCES`.
+fn choose(ns: &Namespace, uid: u32, family: i32, ty: i32, proto: i32) -> Result<(Proto, u8), Errno> {
+    let v6 = family == af::INET6;
+    if family == af::PACKET {
+        return match ty {
+            _ if uid != 0 => Err(Errno::EPERM),
+            sock_type::RAW | sock_type::DGRAM => {
+                let s = packet::PacketSock::new(ty == sock_type::DGRAM);
+                Ok((Proto::Packet(Box::new(s)), 0))
+            }
+            _ => Err(Errno::ESOCKTNOSUPPORT),
+        };
+    }
+    if family != af::INET && !v6 {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    if !(0..263).contains(&proto) {
+        return Err(Errno::EINVAL);
+    }
+    let icmp = i32::from(if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP });
+    match (ty, proto) {
+        (sock_type::STREAM, 0 | 6) => Ok((Proto::Tcp(Box::default()), IPPROTO_TCP)),
+        (sock_type::DGRAM, 0 | 17) => Ok((Proto::Udp(Box::default()), IPPROTO_UDP)),
+        (sock_type::DGRAM, p) if p == icmp => {
+            // ping_group_range: an empty range (the default) allows nobody. Inside, the caller's groups are those of
+            // the user who started us, so any range allows.
+            let [lo, hi, _] = ns.env.sysctl.get3(Sysctl::PingGroupRange);
+            if lo > hi {
+                return Err(Errno::EACCES);
+            }
+            Ok((Proto::Ping(Box::default()), icmp as u8))
+        }
+        (sock_type::RAW, 1..=255) if uid != 0 => Err(Errno::EPERM),
+        (sock_type::RAW, 1..=255) => {
+            let checksum = (v6 && proto == icmp).then_some(raw::ICMPV6_CHECKSUM_AT);
+            Ok((Proto::Raw(Box::new(raw::RawSock { checksum, ..Default::default() })), proto as u8))
+        }
+        (sock_type::STREAM | sock_type::DGRAM | sock_type::RAW, _) => Err(Errno::EPROTONOSUPPORT),
+        _ => Err(Errno::ESOCKTNOSUPPORT),
+    }
+}
+
+/// Where the arrival time of a packet lies on the wall clock.
+fn wall(ns: &Namespace, p: &Packet) -> u64 {
+    let t = if p.meta().tstamp.0 == 0 { ns.env.now } else { p.meta().tstamp };
+    ns.env.wall_offset + t.0
+}
+
+impl Kernel {
+    /// Makes the part behind a descriptor of the internet and packet families; returns it with the protocol.
+    pub(super) fn open_inet(
+        &mut self,
+        c: &Caller<'_>,
+        id: SockId,
+        family: i32,
+        ty: i32,
+        proto: i32,
+    ) -> Result<(File, i32), Errno> {
+        let ns = self.world.ns_mut(c.ns).ok_or(Errno::ENXIO)?;
+        let (part, protocol) = choose(ns, c.uid, family, ty, proto)?;
+        let is_packet = family == af::PACKET;
+        let new = NewSock { family: family as u8, protocol, uid: c.uid, token: id.data().as_ffi() };
+        let key = sock::create(ns, new, part)?;
+        if is_packet {
+            // The protocol comes in network order; the socket receives from all devices until it is bound.
+            packet::bind(ns, key, IfIndex::NONE, u16::from_be(proto as u16))?;
+        }
+        let shown = if is_packet { proto } else { i32::from(protocol) };
+        Ok((File::Inet(InetSock { key }), shown))
+    }
+
+    /// `bind(2)` of raw and packet sockets; `None` for the others, which have ports.
+    pub(super) fn bind_portless(&mut self, s: SockId, name: &[u8]) -> Result<Option<()>, Errno> {
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let (ns, key) = self.inet(s)?;
+        match &ns.socks.socks.get(key).ok_or(Errno::EBADF)?.proto {
+            Proto::Packet(_) => {
+                let a = parse_ll(name)?;
+                packet::bind(ns, key, a.dev, a.protocol).map(Some)
+            }
+            Proto::Raw(_) => {
+                let a = addr::parse(family, name)?;
+                if !a.scope.is_none() && matches!(a.addr, IpAddr::V6(x) if x.is_unicast_link_local()) {
+                    ns.socks.common_mut(key)?.bound_dev = a.scope;
+                }
+                raw::bind(ns, key, a.addr).map(Some)
+            }
+            Proto::Tcp(_) | Proto::Udp(_) | Proto::Ping(_) => Ok(None),
+        }
+    }
+
+    /// `connect(2)` of message sockets.
+    pub(super) fn connect_message(&mut self, s: SockId, a: addr::InetAddr) -> Result<(), Errno> {
+        let (ns, key) = self.inet(s)?;
+        let dest = Dest { addr: a.addr.to_canonical(), port: a.port, scope: a.scope };
+        match &ns.socks.socks.get(key).ok_or(Errno::EBADF)?.proto {
+            Proto::Packet(_) | Proto::Tcp(_) => Err(Errno::EOPNOTSUPP),
+            Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) if a.unspec => {
+                udp::disconnect(ns, key);
+                Ok(())
+            }
+            Proto::Udp(_) => udp::connect(ns, key, &dest),
+            Proto::Raw(_) => raw::connect(ns, key, &dest),
+            Proto::Ping(_) => {
+                ports::autobind(ns, key)?;
+                raw::connect(ns, key, &dest)
+            }
+        }
+    }
+
+    /// `shutdown(2)` of message sockets: takes effect in any state, but only a connected one says so
+    /// (`inet_shutdown`).
+    pub(super) fn shutdown_message(&mut self, s: SockId, how: u8) -> Result<(), Errno> {
+        let (ns, key) = self.inet(s)?;
+        let x = ns.socks.socks.get_mut(key).ok_or(Errno::EBADF)?;
+        if let Proto::Packet(_) = x.proto {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        x.common.shutdown |= how;
+        let connected = x.common.peer.is_some();
+        let bits = sock::poll_bits(ns, key) & (poll::IN | poll::RDHUP | poll::HUP | poll::OUT);
+        ns.socks.event(key, bits);
+        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+    }
+
+    /// `sendmsg(2)` of message sockets.
+    pub(super) fn send_message(&mut self, c: &Caller<'_>, s: SockId, m: SendMsg<'_>) -> Result<usize, Errno> {
+        if m.flags & MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let (ns, key) = self.inet(s)?;
+        let x = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
+        if let Proto::Packet(_) = x.proto {
+            let dest = if m.name.is_empty() { None } else { Some(parse_ll(m.name)?) };
+            return packet::sendmsg(ns, key, dest, &m.data);
+        }
+        let mut o = MsgOpts {
+            more: m.flags & MSG_MORE != 0,
+            dontroute: m.flags & MSG_DONTROUTE != 0,
+            confirm: m.flags & MSG_CONFIRM != 0,
+            ..MsgOpts::default()
+        };
+        let dest = if m.name.is_empty() {
+            None
+        } else {
+            let a = addr::parse(family, m.name)?;
+            o.flowinfo = a.flowinfo;
+            // udpv6_sendmsg: AF_UNSPEC means the peer; for IPv4 it means AF_INET.
+            let peer = a.unspec && family == af::INET6;
+            (!peer).then(|| Dest { addr: a.addr.to_canonical(), port: a.port, scope: a.scope })
+        };
+        cmsg::send_opts(m.control, family == af::INET6, c.uid == 0, &mut o)?;
+        match &x.proto {
+            Proto::Udp(_) => udp::sendmsg(ns, key, dest, m.data, &o),
+            Proto::Raw(_) => raw::sendmsg(ns, key, dest, m.data, &o),
+            Proto::Ping(_) => ping::sendmsg(ns, key, dest, m.data, &o),
+            Proto::Tcp(_) | Proto::Packet(_) => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// `recvmsg(2)` of message sockets.
+    pub(super) fn recv_message(&mut self, s: SockId, r: RecvReq) -> Result<Received, Errno> {
+        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let (ns, key) = self.inet(s)?;
+        if r.flags & MSG_ERRQUEUE != 0 {
+            return recv_error(ns, key, family, r);
+        }
+        let x = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
+        let kind = kind_of(&x.proto);
+        // Facts that are not in the packet, gathered before it is lent out.
+        let front = x.proto.rx().and_then(datagram::RxQueue::front);
+        let stamp = front.map_or(0, |p| wall(ns, p));
+        let drops = x.proto.rx().map_or(0, |q| q.drops);
+        let spec = front.map_or(Ipv4Addr::UNSPECIFIED, |p| spec_dst(ns, p));
+        let ll = match (&x.proto, front) {
+            (Proto::Packet(ps), Some(p)) => Some(link_facts(ns, ps, p)),
+            _ => None,
+        };
+        let peek = r.flags & MSG_PEEK != 0;
+        let got = datagram::recv(ns, key, peek, |p, c| {
+            let mut out = Received { len: p.len(), ..Received::default() };
+            let mut data = vec![0; r.len.min(p.len())];
+            let _ = p.copy_bits(0, &mut data);
+            out.data = data;
+            let mut w = cmsg::Writer::new(r.control_len);
+            cmsg::sock_recv(&mut w, c, p, stamp, drops);
+            if let Some(l) = &ll {
+                out.name.clone_from(&l.name);
+                out.len = l.full as usize;
+                if l.auxdata {
+                    w.put(cmsg::SOL_PACKET, 8, &l.aux);
+                }
+            } else {
+                out.name = name_of(family, kind, p);
+                if let Kind::Udp { gro: true } = kind
+                    && p.meta().gso.size > 0
+                {
+                    w.put(cmsg::SOL_UDP, 104, &i32::from(p.meta().gso.size).to_ne_bytes());
+                }
+                cmsg::ip_recv(&mut w, c, p, spec);
+            }
+            (out.control, out.flags) = w.finish();
+            if out.len > out.data.len() {
+                out.flags |= MSG_TRUNC;
+            }
+            out
+        })?;
+        if got.is_some() {
+            if !peek && let Some(Proto::Packet(ps)) = ns.socks.socks.get_mut(key).map(|x| &mut x.proto) {
+                ps.lens.pop_front();
+            }
+            remember_stamp(ns, key, stamp);
+        }
+        Ok(got.unwrap_or_default())
+    }
+}
+
+/// `SIOCGSTAMP` tells the arrival of the last message; kept only by sockets that have rare options anyway or asked.
+fn remember_stamp(ns: &mut Namespace, key: SockKey, stamp: u64) {
+    if let Ok(SockCommon { opts: Some(o), .. }) = ns.socks.common_mut(key) {
+        o.stamp = stamp;
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Udp { gro: bool },
+    Other,
+}
+
+fn kind_of(p: &Proto) -> Kind {
+    match p {
+        Proto::Udp(u) => Kind::Udp { gro: u.gro },
+        Proto::Tcp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => Kind::Other,
+    }
+}
+
+/// The sender's address as the socket shows it.
+fn name_of(family: i32, kind: Kind, p: &Packet) -> Vec<u8> {
+    let saddr = match p.network().first().map(|b| b >> 4) {
+        Some(4) => Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.saddr())),
+        _ => Ipv6Hdr::view(p.network()).map(|h| IpAddr::V6(h.saddr())),
+    };
+    let Some(saddr) = saddr else { return Vec::new() };
+    let port = match kind {
+        Kind::Udp { .. } => UdpHdr::view(p.transport()).map_or(0, UdpHdr::source),
+        Kind::Other => 0,
+    };
+    addr::print(family, saddr, port, p.meta().iif)
+}
+
+/// The address a reply should come from (`fib_compute_spec_dst`): the one spoken to, or for groups the device's own.
+fn spec_dst(ns: &Namespace, p: &Packet) -> Ipv4Addr {
+    let Some(h) = Ipv4Hdr::view(p.network()).filter(|h| h.version() == 4) else {
+        return Ipv4Addr::UNSPECIFIED;
+    };
+    if ferronet_stack::ipv4::route::is_local(ns, h.daddr()) {
+        return h.daddr();
+    }
+    ferronet_stack::ipv4::route::inet_select_addr(ns, p.meta().iif, h.saddr(), 0).unwrap_or(h.daddr())
+}
+
+/// What a packet socket says about a frame.
+struct LinkFacts {
+    name: Vec<u8>,
+    full: u32,
+    auxdata: bool,
+    aux: [u8; 20],
+}
+
+fn link_facts(ns: &Namespace, ps: &packet::PacketSock, p: &Packet) -> LinkFacts {
+    const TP_STATUS_USER: u32 = 1;
+    const TP_STATUS_CSUMNOTREADY: u32 = 8;
+    const TP_STATUS_CSUM_VALID: u32 = 128;
+    let full = ps.lens.front().copied().unwrap_or(p.len() as u32);
+    let m = p.meta();
+    let link = EthHdr::view(p.at(m.mac)).map(|h| h.h_source.octets());
+    let ethernet = ns.devs.get(m.dev).is_some_and(ferronet_stack::dev::Device::has_ethernet);
+    let mac: &[u8] = match &link {
+        Some(a) if ethernet => a,
+        _ => &[],
+    };
+    let status = TP_STATUS_USER
+        | match m.csum {
+            ferronet_core::Csum::Partial => TP_STATUS_CSUMNOTREADY,
+            ferronet_core::Csum::Unnecessary | ferronet_core::Csum::Complete(_) => TP_STATUS_CSUM_VALID,
+            ferronet_core::Csum::None => 0,
+        };
+    let mut aux = [0; 20];
+    aux[..4].copy_from_slice(&status.to_ne_bytes());
+    aux[4..8].copy_from_slice(&full.to_ne_bytes());
+    aux[8..12].copy_from_slice(&(p.len() as u32).to_ne_bytes());
+    let net = m.network.saturating_sub(m.mac);
+    aux[14..16].copy_from_slice(&net.to_ne_bytes());
+    LinkFacts {
+        name: print_ll(m.protocol, m.dev, hatype(ns, m.dev), m.pkt_type as u8, mac),
+        full,
+        auxdata: ps.auxdata,
+        aux,
+    }
+}
+
+/// `MSG_ERRQUEUE`: the oldest error with the data that caused it.
+fn recv_error(ns: &mut Namespace, key: SockKey, family: i32, r: RecvReq) -> Result<Received, Errno> {
+    let c = ns.socks.common_mut(key)?;
+    let Some(q) = c.opts.as_mut().map(|o| &mut o.errq) else { return Err(Errno::EAGAIN) };
+    let e = q.pop().ok_or(Errno::EAGAIN)?;
+    // sock_dequeue_err_skb: SO_ERROR follows the queue.
+    let next = q.front().map(|n| n.errno);
+    c.err = next;
+    let mut w = cmsg::Writer::new(r.control_len);
+    cmsg::error(&mut w, family, &e);
+    let (control, flags) = w.finish();
+    let mut data = e.data;
+    let len = data.len();
+    data.truncate(r.len);
+    let cut = if len > data.len() { MSG_TRUNC } else { 0 };
+    let name = addr::print(family, e.dest.0, e.dest.1, e.dev);
+    Ok(Received { data, len, name, control, flags: flags | cut | MSG_ERRQUEUE })
+}
