@@ -119,9 +119,10 @@ impl Supervisor {
             return;
         }
         let old = std::mem::replace(&mut st.phase, Phase::Open);
-        os::set_sndbuf(mine.as_fd(), SNDBUF);
         let drain = |theirs: &OwnedFd, mut fill: usize| {
-            os::set_sndbuf(theirs.as_fd(), SNDBUF);
+            if fill > 0 {
+                os::set_sndbuf(theirs.as_fd(), SNDBUF);
+            }
             let mut sink = [0u8; FILL];
             while fill > 0 {
                 match os::recv_bytes(mine.as_fd(), sink.get_mut(..fill.min(FILL)).unwrap_or_default()) {

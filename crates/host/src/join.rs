@@ -174,8 +174,6 @@ pub(crate) fn make_named(ns: &Namespaces, name: &str) -> Result<()> {
 
 /// Reads the child's reports: its pid, its listener, then nothing (exec closed the socket) or a failure.
 fn collect(link: &OwnedFd, cmd: &Command) -> Result<Child> {
-    // SAFETY: F_SETFL takes no memory; back to blocking.
-    unsafe { libc::fcntl(link.as_raw_fd(), libc::F_SETFL, 0) };
     let lost = |e| HostError::Step { step: "starting a program".into(), source: e };
     let (mut pid, mut listener, mut failure) = (None, None, None);
     let mut buf = [0u8; 256];

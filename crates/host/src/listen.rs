@@ -9,7 +9,6 @@ use crate::obj::{Body, Key, Object, Phase, Stream};
 use crate::os;
 use crate::poller::bits;
 use crate::seccomp::{self, Slot};
-use crate::stream::SNDBUF;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::message::may_block;
 use crate::sys::{Ours, addr};
@@ -106,18 +105,13 @@ impl Supervisor {
             self.kernel.close(new);
             return Answer::Err(e);
         }
-        let (mine, theirs) = match os::socketpair(libc::SOCK_STREAM) {
+        let (mine, theirs) = match os::socketpair(libc::SOCK_STREAM | (flags & libc::SOCK_NONBLOCK)) {
             Ok(p) => p,
             Err(e) => {
                 self.kernel.close(new);
                 return Answer::Err(os::errno_of(&e));
             }
         };
-        os::set_sndbuf(mine.as_fd(), SNDBUF);
-        os::set_sndbuf(theirs.as_fd(), SNDBUF);
-        if flags & libc::SOCK_NONBLOCK != 0 {
-            let _ = os::set_nonblocking(&theirs);
-        }
         self.kernel.set_inode(new, os::inode(theirs.as_fd()));
         let cookie = os::cookie(theirs.as_fd()).unwrap_or(0);
         let cloexec = flags & libc::SOCK_CLOEXEC != 0;

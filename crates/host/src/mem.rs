@@ -125,6 +125,16 @@ pub(crate) fn write(pid: u32, addr: u64, data: &[u8]) -> Result<(), i32> {
     if n == data.len() as isize { Ok(()) } else { Err(EFAULT) }
 }
 
+/// Writes two areas (address, data) with one call.
+pub(crate) fn write_two(pid: u32, a: (u64, &[u8]), b: (u64, &[u8])) -> Result<(), i32> {
+    let part = |d: &[u8]| libc::iovec { iov_base: d.as_ptr().cast_mut().cast(), iov_len: d.len() };
+    let local = [part(a.1), part(b.1)];
+    let remote = [a, b].map(|(at, d)| libc::iovec { iov_base: at as *mut libc::c_void, iov_len: d.len() });
+    // SAFETY: the local vectors describe slices, which are only read; remote addresses are checked by the kernel.
+    let n = unsafe { libc::process_vm_writev(pid as libc::pid_t, local.as_ptr(), 2, remote.as_ptr(), 2, 0) };
+    if n == (a.1.len() + b.1.len()) as isize { Ok(()) } else { Err(EFAULT) }
+}
+
 /// Writes one plain structure.
 pub(crate) fn write_val<T: Plain>(pid: u32, addr: u64, v: &T) -> Result<(), i32> {
     // SAFETY: `T` is plain data; reading its bytes is fine.

@@ -44,6 +44,8 @@ pub(crate) struct Stream {
     pub(crate) shut_wr: bool,
     /// The program closed: flush `out` and what is queued, then close.
     pub(crate) closing: bool,
+    /// The program's send buffer was made large, because it writes in bulk.
+    pub(crate) bulk: bool,
     /// The program closed with unread data: reset the peer.
     pub(crate) abort: bool,
     /// Accepted from the stack, but the accept() call was cancelled: the next accept() gets it.
@@ -112,6 +114,7 @@ impl Stream {
             in_eof: false,
             shut_wr: false,
             closing: false,
+            bulk: false,
             abort: false,
             stash: VecDeque::new(),
         }

@@ -28,23 +28,15 @@ pub(crate) fn monotonic_ns() -> u64 {
     (t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64)
 }
 
-/// A pair of connected AF_UNIX sockets, close-on-exec; `ty` is SOCK_STREAM or SOCK_SEQPACKET; the first end is non-blocking.
+/// A pair of connected AF_UNIX sockets, close-on-exec; `ty` is SOCK_STREAM or SOCK_SEQPACKET, or'ed with SOCK_NONBLOCK. We
+/// never rely on O_NONBLOCK ourselves (every call says MSG_DONTWAIT), so it is the program's business alone.
 pub(crate) fn socketpair(ty: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1i32; 2];
     // SAFETY: `fds` is an array of two ints, as socketpair(2) wants.
     cvt(unsafe { libc::socketpair(libc::AF_UNIX, ty | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) }.into())?;
     let [a, b] = fds;
     // SAFETY: both descriptors are new and ours alone.
-    let pair = unsafe { (OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)) };
-    set_nonblocking(&pair.0)?;
-    Ok(pair)
-}
-
-/// Sets O_NONBLOCK on the open file.
-pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: F_SETFL takes an int and no memory.
-    cvt(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
-    Ok(())
+    Ok(unsafe { (OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)) })
 }
 
 /// O_NONBLOCK and the access mode of an open file (F_GETFL).

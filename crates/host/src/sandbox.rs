@@ -48,7 +48,8 @@ impl Sandbox {
     /// # Errors
     /// Which feature is missing, and what to do.
     pub fn new() -> Result<Self> {
-        let (ours, theirs) = pair().map_err(HostError::step("making a socket pair"))?;
+        let (ours, theirs) =
+            crate::os::socketpair(libc::SOCK_SEQPACKET).map_err(HostError::step("making a socket pair"))?;
         let mut pidfd: RawFd = -1;
         // SAFETY: a plain fork into new namespaces (no CLONE_VM); the parent has one thread, so the child may run Rust code.
         // With CLONE_PIDFD the third argument receives the descriptor.
@@ -152,13 +153,6 @@ impl Drop for Sandbox {
             libc::waitpid(self.init_pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
         }
     }
-}
-
-fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (a, b) = crate::os::socketpair(libc::SOCK_SEQPACKET)?;
-    // SAFETY: F_SETFL takes no memory.
-    cvt(unsafe { libc::fcntl(a.as_raw_fd(), libc::F_SETFL, 0) }.into())?;
-    Ok((a, b))
 }
 
 fn decode_report(report: &[u8]) -> HostError {

@@ -14,8 +14,12 @@ use crate::supervisor::Supervisor;
 const BUDGET: usize = 16;
 /// Most bytes moved to the program per step.
 const CHUNK: usize = 256 * 1024;
-/// Send buffer of both ends of a connected pair, bytes (the kernel doubles it).
+/// Send buffer of an end that moves data in bulk, bytes (the kernel doubles it).
 pub(crate) const SNDBUF: i32 = 512 * 1024;
+/// Reads below this size emptied the queue: the kernel makes larger pieces of larger writes.
+const SHORT: usize = 16 * 1024;
+/// A read this large means that the program fills its send buffer.
+const BULK: usize = 64 * 1024;
 
 impl Supervisor {
     /// Something happened at our end of a stream.
@@ -94,8 +98,17 @@ impl Supervisor {
                     }
                 },
             };
+            let len = data.len();
+            if len >= BULK && !st.bulk {
+                st.bulk = true;
+                self.enlarge(key);
+            }
             if !self.out_send(key, sock, data) {
                 return;
+            }
+            // A short read took all there was; epoll says when there is more.
+            if len < SHORT && self.objects.stream(key).is_some_and(|(_, st, _)| !st.shut_wr && !st.closing) {
+                break;
             }
         }
         // The rest later: our end is still readable.
@@ -118,6 +131,17 @@ impl Supervisor {
         st.out = Some(rest);
         self.refresh(key);
         false
+    }
+
+    /// Makes the program's send buffer large, if the program still has the descriptor we gave it.
+    fn enlarge(&mut self, key: Key) {
+        let Some(o) = self.objects.get(key) else { return };
+        let (owner, cookie) = (o.owner, o.cookie);
+        if let Ok(theirs) = self.tasks.getfd(owner.0, owner.1 as i32)
+            && os::cookie(theirs.as_fd()) == Some(cookie)
+        {
+            os::set_sndbuf(theirs.as_fd(), SNDBUF);
+        }
     }
 
     /// All that the program wrote is with the stack.
@@ -171,7 +195,9 @@ impl Supervisor {
                 // The program is gone; its HUP is on the way.
                 Ok(_) if broken => break,
                 Ok(_) if blocked => {
-                    st.in_blocked = true;
+                    if !std::mem::replace(&mut st.in_blocked, true) {
+                        os::set_sndbuf(fd, SNDBUF);
+                    }
                     break;
                 }
                 Ok(_) => {}
@@ -223,9 +249,7 @@ impl Supervisor {
         let closing = st.closing;
         st.phase = Phase::Dead;
         st.out = None;
-        if let Some(fd) = mine.take() {
-            self.poller.remove(fd.as_fd());
-        }
+        *mine = None;
         if closing {
             self.forget(key);
         } else if let Some(old) = self.objects.bury(key) {
@@ -248,10 +272,8 @@ impl Supervisor {
     /// Closes everything of an object.
     pub(crate) fn forget(&mut self, key: Key) {
         self.drop_waiters(key);
+        // Closing our end, the only copy, ends its epoll registration.
         let Some(o) = self.objects.remove(key) else { return };
-        if let Some(mine) = &o.mine {
-            self.poller.remove(mine.as_fd());
-        }
         if let crate::obj::Body::Stream(_, st) = &o.body {
             for (accepted, _) in &st.stash {
                 self.kernel.close(*accepted);

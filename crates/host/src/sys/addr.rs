@@ -20,6 +20,6 @@ pub(crate) fn get(pid: u32, ptr: u64, len: u64) -> Result<Vec<u8>, i32> {
 /// Writes an address back with its full length, cut to the room the program gave (move_addr_to_user).
 pub(crate) fn put(pid: u32, name: &[u8], ptr: u64, len_ptr: u64) -> Result<(), i32> {
     let room = usize::try_from(mem::read_val::<i32>(pid, len_ptr)?).map_err(|_| libc::EINVAL)?;
-    mem::write(pid, ptr, name.get(..room.min(name.len())).unwrap_or(name))?;
-    mem::write_val(pid, len_ptr, &(name.len() as i32))
+    let name_cut = name.get(..room.min(name.len())).unwrap_or(name);
+    mem::write_two(pid, (ptr, name_cut), (len_ptr, &(name.len() as i32).to_ne_bytes()))
 }

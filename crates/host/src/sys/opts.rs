@@ -71,9 +71,7 @@ pub(crate) fn get(s: &mut Supervisor, call: &Call, sock: SockId) -> Answer {
         Err(e) => return e.into(),
     };
     val.truncate(len);
-    let put = mem::write(tid, call.n.ptr(3), &val)
-        .and_then(|()| mem::write_val(tid, call.n.ptr(4), &(val.len() as i32)));
-    match put {
+    match mem::write_two(tid, (call.n.ptr(3), &val), (call.n.ptr(4), &(val.len() as i32).to_ne_bytes())) {
         Ok(()) => Answer::Ret(0),
         Err(e) => Answer::Err(e),
     }

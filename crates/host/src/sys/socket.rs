@@ -24,16 +24,14 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
         Err(e) => return Answer::Err(e),
     };
     let stream = kind == libc::SOCK_STREAM && matches!(family, libc::AF_INET | libc::AF_INET6);
-    let (mine, theirs) = match os::socketpair(if stream { libc::SOCK_STREAM } else { libc::SOCK_SEQPACKET }) {
+    let pair = if stream { libc::SOCK_STREAM } else { libc::SOCK_SEQPACKET };
+    let (mine, theirs) = match os::socketpair(pair | (flags & libc::SOCK_NONBLOCK)) {
         Ok(p) => p,
         Err(e) => {
             s.kernel.close(sock);
             return Answer::Err(os::errno_of(&e));
         }
     };
-    if flags & libc::SOCK_NONBLOCK != 0 {
-        let _ = os::set_nonblocking(&theirs);
-    }
     s.kernel.set_inode(sock, os::inode(theirs.as_fd()));
     let slot = if stream { Slot::Lowest } else { s.high_slot(tid) };
     let cookie = os::cookie(theirs.as_fd()).unwrap_or(0);
