@@ -11,6 +11,8 @@ pub mod ndisc;
 pub mod output;
 pub mod reassembly;
 pub mod route;
+#[cfg(test)]
+mod tests;
 
 use core::net::Ipv6Addr;
 use core::time::Duration;
