@@ -51,6 +51,7 @@ impl Tcb {
         let unread = self.inq() > 0;
         self.rcv.q = Default::default();
         self.rcv.tail = BytesMut::new();
+        self.rcv.mem = self.ofo_cost();
         self.rcv.copied = self.rcv.nxt;
         self.rcv.shutdown = true;
         match self.state {
@@ -122,8 +123,7 @@ impl Tcb {
         self.purge_send();
         self.timers = Timers::default();
         self.set_state(cx, State::TimeWait);
-        self.rcv.ofo.clear();
-        self.rcv.nsacks = 0;
+        self.ofo_clear();
     }
 
     /// When the connection only waits for its end (TIME_WAIT, or FIN_WAIT2 that no program holds), the small

@@ -120,9 +120,11 @@ impl Tcb {
             let rtt = cx.now - req.sent_at;
             t.rtt.note_min(rtt, cx.now);
             t.rtt.sample(rtt, t.snd.una, t.snd.nxt, cx.cfg.rto_min, cx.cfg.rto_max);
-        } else if !t.ts_on {
+        } else {
             t.rtt.rto = TIMEOUT_FALLBACK;
-            t.w.cwnd = 1;
+            if req.retrans > 1 {
+                t.w.cwnd = 1;
+            }
         }
         cx.inc(Mib::TcpPassiveOpens);
         t.establish(cx);
@@ -350,9 +352,7 @@ impl Tcb {
         } else {
             // RFC 6298 §5.7; RFC 5681 §3.1: after a lost SYN the window starts with one segment.
             self.rtt = Rtt::default();
-            if !self.ts_on {
-                self.rtt.rto = TIMEOUT_FALLBACK;
-            }
+            self.rtt.rto = TIMEOUT_FALLBACK;
             if self.rec.retransmits > 1 {
                 self.w.cwnd = 1;
             }

@@ -145,6 +145,37 @@ impl TxQueue {
         change
     }
 
+    /// Joins record `i`, which was just SACKed, with SACKed neighbours: the receiver's blocks are then as many
+    /// records here, and looking at them again costs nothing. Returns where it is now, and how many it swallowed.
+    pub(crate) fn merge_sacked(&mut self, i: usize) -> (usize, u64) {
+        let mut at = i;
+        let mut merged = 0;
+        if self.join(i, i + 1) {
+            merged += 1;
+        }
+        if i > 0 && self.join(i - 1, i) {
+            at = i - 1;
+            merged += 1;
+        }
+        (at, merged)
+    }
+
+    fn join(&mut self, a: usize, b: usize) -> bool {
+        let (Some(x), Some(y)) = (self.segs.get(a), self.segs.get(b)) else { return false };
+        let Some(sum) = x.pcount.checked_add(y.pcount) else { return false };
+        if !x.is(SACKED) || !y.is(SACKED) || x.mss != y.mss || (x.flags ^ y.flags) & (RETRANS | LOST) != 0 {
+            return false;
+        }
+        let (end, flags) = (y.end, y.flags);
+        if let Some(x) = self.segs.get_mut(a) {
+            x.end = end;
+            x.pcount = sum;
+            x.flags |= flags;
+        }
+        self.segs.remove(b);
+        true
+    }
+
     /// Cuts the first `n` bytes off the first record (a partial acknowledgment). Returns segments removed.
     pub(crate) fn trim_front(&mut self, una: u64) -> u32 {
         let Some(s) = self.segs.front_mut() else { return 0 };

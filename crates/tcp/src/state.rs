@@ -405,8 +405,7 @@ impl Tcb {
         self.owed.tlp = false;
         self.purge_send();
         self.rcv.shutdown = true;
-        self.rcv.ofo.clear();
-        self.rcv.nsacks = 0;
+        self.ofo_clear();
         self.set_state(cx, State::Close);
         self.events.add(Events::READABLE);
         self.events.add(Events::WRITABLE);

@@ -536,7 +536,9 @@ impl Tcb {
                 self.split_tx(i, s.seq + whole);
             }
             self.tag_one(cx, i, a);
-            i += 1;
+            let (at, merged) = self.txq.merge_sacked(i);
+            cx.mib.add(Mib::TcpExtTCPSackMerged, merged);
+            i = at + 1;
         }
     }
 

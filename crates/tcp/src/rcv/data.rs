@@ -12,7 +12,7 @@ use crate::state::{Events, State, Tcb, wire};
 /// Memory charged for each queued piece besides its bytes.
 pub(crate) const PIECE_OVERHEAD: u32 = 128;
 /// Payloads below this are copied together, so that a flood of tiny segments costs little memory.
-const COALESCE: u32 = 1024;
+pub(crate) const COALESCE: u32 = 1024;
 const COALESCE_BUF: usize = 16 * 1024;
 /// Slices given to the reader at once.
 const READ_SLICES: usize = 32;
@@ -97,7 +97,7 @@ impl Tcb {
             }
         }
         if !self.mem_ok(seg.len) {
-            self.prune_ofo(cx, nxt);
+            self.prune_ofo(cx);
             if !self.mem_ok(seg.len) {
                 cx.inc(Mib::TcpExtTCPRcvQDrop);
                 self.ack.now = true;
@@ -190,8 +190,7 @@ impl Tcb {
         self.rcv.fin = true;
         self.rcv.shutdown = true;
         self.ack.sched = true;
-        self.rcv.ofo.clear();
-        self.rcv.nsacks = 0;
+        self.ofo_clear();
         self.events.add(Events::READABLE);
         self.events.add(Events::STATE);
         match self.state {

@@ -2,7 +2,7 @@
 
 pub(crate) mod ack;
 mod ack_out;
-mod data;
+pub(crate) mod data;
 mod fast;
 mod ofo;
 pub(crate) mod rack;

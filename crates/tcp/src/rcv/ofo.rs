@@ -1,11 +1,11 @@
 //! The out-of-order queue and the SACK blocks we send (RFC 2018, RFC 2883).
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use ferronet_core::{DropReason, Mib};
 use ferronet_wire::tcp::TcpFlags;
 use smallvec::SmallVec;
 
-use super::data::PIECE_OVERHEAD;
+use super::data::{COALESCE, PIECE_OVERHEAD};
 use crate::segment::{Cx, Discard, Payload, Segment};
 use crate::state::{OfoSeg, Tcb};
 
@@ -32,6 +32,13 @@ fn keep_front(p: &mut Payload, mut n: usize) {
         n -= k;
     }
     p.retain(|b| !b.is_empty());
+}
+
+/// A small piece may be a slice of a large receive buffer, which it would keep alive: copy it.
+fn compact(p: &mut Payload) {
+    for b in p.iter_mut().filter(|b| b.len() < COALESCE as usize) {
+        *b = Bytes::copy_from_slice(b);
+    }
 }
 
 impl Tcb {
@@ -89,6 +96,7 @@ impl Tcb {
         let fin = fin && stop == end;
         keep_front(&mut payload, (stop - start) as usize - usize::from(fin));
         if stop > start {
+            compact(&mut payload);
             self.rcv.mem += cost(&payload);
             self.rcv.ofo.insert(start, OfoSeg { end: stop, fin, payload });
         }
@@ -119,16 +127,25 @@ impl Tcb {
     }
 
     /// Gives up out-of-order data in favour of in-order data.
-    pub(crate) fn prune_ofo(&mut self, cx: &mut Cx<'_>, _nxt: u64) {
+    pub(crate) fn prune_ofo(&mut self, cx: &mut Cx<'_>) {
         if self.rcv.ofo.is_empty() {
             return;
         }
         cx.inc(Mib::TcpExtPruneCalled);
         cx.inc(Mib::TcpExtOfoPruned);
-        let gone: u32 = self.rcv.ofo.values().map(|e| cost(&e.payload)).sum();
-        self.rcv.mem = self.rcv.mem.saturating_sub(gone);
+        self.ofo_clear();
+    }
+
+    /// Forgets all out-of-order data.
+    pub(crate) fn ofo_clear(&mut self) {
+        self.rcv.mem = self.rcv.mem.saturating_sub(self.ofo_cost());
         self.rcv.ofo.clear();
         self.rcv.nsacks = 0;
+    }
+
+    /// Memory charged for out-of-order data.
+    pub(crate) fn ofo_cost(&self) -> u32 {
+        self.rcv.ofo.values().map(|e| cost(&e.payload)).sum()
     }
 
     /// Moves what has become next in order to the receive queue.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::Env;
 use super::link::check;
-use crate::{Open, Payload, Segment, SockOpts, Tcb, Transmit};
+use crate::{Open, Payload, ReqVerdict, RequestSock, Segment, SockOpts, Tcb, Transmit};
 
 const OURS: u32 = 0xffff_f000;
 const PEER: u32 = 0xffff_ff00;
@@ -210,5 +210,57 @@ proptest! {
         run(&mut b, &mut slow, &ops, true, &mut y);
         prop_assert_eq!(format!("{:?}", x), format!("{:?}", y));
         prop_assert_eq!(picture(&mut a, &fast), picture(&mut b, &slow));
+    }
+}
+
+fn raw_segment() -> impl Strategy<Value = (u16, i32, i32, u16, u32, Option<i32>)> {
+    (
+        any::<u16>().prop_map(|f| f & 0x1ff),
+        near(),
+        near(),
+        any::<u16>(),
+        prop_oneof![Just(0u32), 1u32..2000],
+        proptest::option::of(-5i32..50),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// A request is established only by an ACK of exactly our SYN-ACK, from inside the offered window.
+    #[test]
+    fn request_sock_takes_only_the_right_ack(syn_ts: bool, segs in proptest::collection::vec(raw_segment(), 1..30)) {
+        let mut env = Env::new();
+        let open = Open { iss: SeqNr(OURS), ts_offset: 0, path_mss: 1460 };
+        let mut syn = Segment { seq: SeqNr(PEER), flags: TcpFlags::SYN, wnd: 5000, ..Segment::default() };
+        syn.opts.timestamps = syn_ts.then_some(Timestamps { tsval: 1000, tsecr: 0 });
+        let mut r = RequestSock::new(&env.cx(), &SockOpts::default(), &syn, open);
+        let _ = r.syn_ack(&mut env.cx());
+        for (flags, seq, ack, wnd, len, ts) in segs {
+            env.now += Duration::from_millis(300);
+            let mut s = Segment {
+                seq: SeqNr(PEER.wrapping_add(1).wrapping_add(seq as u32)),
+                ack: SeqNr(OURS.wrapping_add(1).wrapping_add(ack as u32)),
+                flags: TcpFlags::from_bits_truncate(flags),
+                wnd,
+                len,
+                ..Segment::default()
+            };
+            s.opts.timestamps = ts.map(|d| Timestamps { tsval: 1000u32.wrapping_add(d as u32), tsecr: 1 });
+            match r.rcv(&mut env.cx(), &s) {
+                ReqVerdict::Established => {
+                    prop_assert!(s.has(TcpFlags::ACK) && !s.flags.intersects(TcpFlags::RST) && ack == 0);
+                    prop_assert!((-2000..70_000).contains(&seq));
+                    let mut t = Tcb::from_request(&mut env.cx(), SockOpts::default(), &r);
+                    let payload: Payload = (len > 0).then(|| Bytes::from(vec![1; len as usize])).into_iter().collect();
+                    let _ = t.rcv(&mut env.cx(), &s, payload);
+                    check(&t);
+                    break;
+                }
+                ReqVerdict::End(_) => break,
+                ReqVerdict::Rst(t) => prop_assert!(t.flags.contains(TcpFlags::RST) && !s.has(TcpFlags::RST)),
+                ReqVerdict::Ack(_) | ReqVerdict::Drop(_) | ReqVerdict::ResendSynAck => {}
+            }
+        }
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Link {
     pub(super) queue: u64,
     /// Cut GSO segments before the link, as a real device would.
     pub(super) cut: bool,
+    /// Marks with "congestion experienced" what may be marked.
+    pub(super) ce_ppm: u32,
 }
 
 impl Default for Link {
@@ -36,6 +38,7 @@ impl Default for Link {
             rate: 0,
             queue: 256 * 1024,
             cut: true,
+            ce_ppm: 0,
         }
     }
 }
@@ -153,7 +156,8 @@ impl World {
     pub(super) fn transmit(&mut self, from: usize, t: Transmit) {
         assert_eq!(t.payload.iter().map(Bytes::len).sum::<usize>(), t.len as usize, "{t:?}");
         assert!(t.payload.len() <= crate::MAX_PIECES);
-        let seg = seg_of(&t);
+        let mut seg = seg_of(&t);
+        seg.ce = t.ect && self.rng.chance_ppm(self.link.ce_ppm);
         match t.gso_size {
             Some(g) if self.link.cut => {
                 let whole: Vec<u8> = t.payload.iter().flat_map(|b| b.iter().copied()).collect();
@@ -345,5 +349,8 @@ pub(super) fn check(t: &Tcb) {
     let queued: usize = t.rcv.q.iter().map(Bytes::len).sum::<usize>() + t.rcv.tail.len();
     if !t.orphan {
         assert_eq!(queued, t.inq() as usize, "readable bytes");
+        let pieces = t.rcv.q.len() as u32 * crate::rcv::data::PIECE_OVERHEAD;
+        let ofo = t.ofo_cost();
+        assert_eq!(t.rcv.mem, queued as u32 + pieces + ofo, "memory is charged exactly");
     }
 }

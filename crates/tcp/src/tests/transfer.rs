@@ -27,6 +27,9 @@ pub(super) fn transfer(w: &mut World, seed: u64, total: [u64; 2], limit: Duratio
                 continue;
             }
             let key = seed ^ end as u64;
+            if let Some(t) = w.tcb[end].as_mut() {
+                t.opts.nodelay = seed % 3 == 0;
+            }
             while sent[end] < total[end] && w.state(end).can_send() {
                 let n = (u64::from(rng.below(20_000)) + 1).min(total[end] - sent[end]);
                 let data: Vec<u8> = (0..n).map(|i| byte(key, sent[end] + i)).collect();
@@ -105,6 +108,7 @@ fn random_link(rng: &mut Rng) -> Link {
         rate: if rng.chance_ppm(500_000) { 1_000_000 + u64::from(rng.below(100_000_000)) } else { 0 },
         queue: 20_000 + u64::from(rng.below(300_000)),
         cut: rng.chance_ppm(700_000),
+        ce_ppm: rng.below(50_000),
     }
 }
 
@@ -116,6 +120,7 @@ fn random_world(seed: u64) -> (World, [u64; 2]) {
         e.cfg.sack = rng.chance_ppm(800_000);
         e.cfg.timestamps = rng.chance_ppm(800_000);
         e.cfg.window_scaling = rng.chance_ppm(800_000);
+        e.cfg.ecn = rng.below(3) as u8;
         e.cfg.syn_retries = 20;
         e.cfg.synack_retries = 20;
         e.cfg.congestion = if rng.chance_ppm(500_000) { CongAlg::Reno } else { CongAlg::Cubic };
@@ -131,7 +136,7 @@ fn random_world(seed: u64) -> (World, [u64; 2]) {
 #[test]
 fn every_byte_in_order_over_bad_links() {
     let limit = Duration::from_secs(4 * 3600);
-    for seed in 0..1000 {
+    for seed in 0..500 {
         let run = || {
             let (mut w, total) = random_world(seed);
             transfer(&mut w, seed, total, limit)
@@ -165,4 +170,16 @@ fn one_percent_loss_still_moves() {
     assert!(t < Duration::from_secs(16), "{t:?}");
     let to = w.env[0].mib.get(ferronet_core::Mib::TcpExtTCPTimeouts);
     assert!(to < 8, "{to} timeouts");
+}
+
+#[test]
+fn ecn_marks_reduce_the_window_without_loss() {
+    let link = Link { ce_ppm: 20_000, rate: 100_000_000, queue: 10_000_000, ..Link::default() };
+    let mut w = World::new(3, link);
+    w.env[0].cfg.ecn = 1;
+    transfer(&mut w, 3, [3_000_000, 0], Duration::from_secs(60));
+    assert_eq!(w.env[0].mib.get(ferronet_core::Mib::TcpRetransSegs), 0);
+    let (cwnd, ssthresh) = w.tcb[0].as_ref().expect("open").cwnd();
+    assert!(ssthresh < 200 && cwnd < 400, "{cwnd} {ssthresh}");
+    assert!(w.info(1).expect("open").options & 16 != 0, "marks were seen");
 }
