@@ -19,8 +19,8 @@ pub enum Kind {
     Uint(i64, i64),
     /// One unsigned long (`proc_doulongvec_minmax`).
     Ulong(u64, u64),
-    /// Milliseconds (`proc_dointvec_ms_jiffies`): any number, kept modulo 2^32.
-    Ms,
+    /// Milliseconds from the least on (`proc_dointvec_ms_jiffies`): any number, kept modulo 2^32.
+    Ms(i64),
     /// Clock ticks of 10 ms (`proc_dointvec_userhz_jiffies`).
     Clock,
     /// Several integers (2 or 3), separated by a tab, each in the range.
@@ -40,7 +40,7 @@ impl Kind {
             Kind::Int(lo, hi) | Kind::Uint(lo, hi) => format!("{lo} to {hi}"),
             Kind::Ulong(lo, u64::MAX) => format!("from {lo}"),
             Kind::Ulong(lo, hi) => format!("{lo} to {hi}"),
-            Kind::Ms => "milliseconds".to_owned(),
+            Kind::Ms(_) => "milliseconds".to_owned(),
             Kind::Clock => "ticks of 10 ms".to_owned(),
             Kind::Ints(n, lo, hi) if hi >= MAX => format!("{n} numbers from {lo}"),
             Kind::Ints(n, lo, hi) => format!("{n} numbers from {lo} to {hi}"),
@@ -306,7 +306,7 @@ impl SysctlTable {
     pub fn read(&self, s: Sysctl) -> String {
         let v = self.ints[s as usize];
         match s.def().kind {
-            Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms | Kind::Clock => {
+            Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms(_) | Kind::Clock => {
                 format!("{}\n", v[0])
             }
             Kind::Ints(2, ..) => format!("{}\t{}\n", v[0], v[1]),
@@ -326,7 +326,7 @@ impl SysctlTable {
             return Ok(());
         }
         match s.def().kind {
-            k @ (Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms | Kind::Clock) => {
+            k @ (Kind::Int(..) | Kind::Uint(..) | Kind::Ulong(..) | Kind::Ms(_) | Kind::Clock) => {
                 let v = parse::scalar(k, data)?;
                 self.check(s, [v, 0, 0])?;
                 self.ints[s as usize][0] = v;

@@ -234,7 +234,7 @@ impl Namespace {
         let int = |kind: Kind, v: i32| match kind {
             // Unsigned tunables beyond i32 are kept as their bits.
             Kind::Uint(..) => format!("{}\n", v as u32),
-            Kind::Int(..) | Kind::Ulong(..) | Kind::Ms | Kind::Clock | Kind::Ints(..) | Kind::Text(_) => {
+            Kind::Int(..) | Kind::Ulong(..) | Kind::Ms(_) | Kind::Clock | Kind::Ints(..) | Kind::Text(_) => {
                 format!("{v}\n")
             }
         };
@@ -302,7 +302,7 @@ impl Namespace {
         if self.sysctl_mode(node) & 0o200 == 0 {
             return Err(Errno::EACCES);
         }
-        if data.is_empty() {
+        if data.is_empty() && !matches!(node, Node::StableSecret(_)) {
             return Ok(());
         }
         match node {

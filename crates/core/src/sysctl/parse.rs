@@ -64,13 +64,17 @@ pub fn scalar(kind: Kind, data: &[u8]) -> Result<i64, Errno> {
         Kind::Int(lo, hi) => within(signed(neg, v)?, lo, hi),
         Kind::Uint(lo, hi) => within(if neg { -1 } else { signed(false, v)? }, lo, hi),
         Kind::Ulong(lo, hi) if !neg && (lo..=hi).contains(&v) => Ok(i64::try_from(v).unwrap_or(i64::MAX)),
-        // do_proc_dointvec_ms_jiffies_minmax_conv keeps an int.
-        Kind::Ms if !neg && v < 1 << 63 => Ok(i64::from((v & 0xffff_ffff) as u32 & i32::MAX as u32)),
+        // do_proc_dointvec_ms_jiffies_minmax_conv: what is left of it in an int must not be below the least.
+        Kind::Ms(least) => {
+            let low = (v & 0xffff_ffff) as u32 as i32;
+            let v = if neg { low.wrapping_neg() } else { low };
+            within(i64::from(v), least, i64::from(i32::MAX))
+        }
         Kind::Clock if v < 1 << 62 => {
             let v = i64::from((v & 0xffff_ffff) as u32 & i32::MAX as u32);
             Ok(if neg { -v } else { v })
         }
-        Kind::Ulong(..) | Kind::Ms | Kind::Clock | Kind::Ints(..) | Kind::Text(_) => Err(Errno::EINVAL),
+        Kind::Ulong(..) | Kind::Clock | Kind::Ints(..) | Kind::Text(_) => Err(Errno::EINVAL),
     }
 }
 
@@ -178,13 +182,18 @@ fn bitmap(t: &str, limit: u32) -> Result<String, Errno> {
 
 /// `cpumask_parse` with the two processors we show: hexadecimal, more is `EOVERFLOW`.
 fn cpu_mask(t: &str) -> Result<String, Errno> {
-    let t = t.trim_matches(['\0', ' ', '\t']);
+    let t = t.trim_matches('\0');
+    let separator = |c: char| c == ',' || c.is_ascii_whitespace();
+    if !t.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || separator(c)) {
+        return Err(Errno::EINVAL);
+    }
     let mut mask = 0;
-    for word in t.split(',').filter(|w| !w.is_empty()) {
+    for word in t.split(separator).filter(|w| !w.is_empty()) {
         if word.len() > 8 {
             return Err(Errno::EOVERFLOW);
         }
-        mask = mask << 32 | u64::from(u32::from_str_radix(word, 16).map_err(|_| Errno::EINVAL)?);
+        let chunk = u32::from_str_radix(word, 16).map_err(|_| Errno::EINVAL)?;
+        mask = mask << 32 | u64::from(chunk);
         if mask > 3 {
             return Err(Errno::EOVERFLOW);
         }

@@ -66,7 +66,7 @@ sysctl_table! {
     IcmpIgnoreBogusErrorResponses = "ipv4/icmp_ignore_bogus_error_responses", rw, Uint(0, 1), N([1, 0, 0]);
     IcmpMsgsBurst = "ipv4/icmp_msgs_burst", rw, Int(0, MAX), N([50, 0, 0]);
     IcmpMsgsPerSec = "ipv4/icmp_msgs_per_sec", rw, Int(0, MAX), N([1000, 0, 0]);
-    IcmpRatelimit = "ipv4/icmp_ratelimit", rw, Ms, N([1000, 0, 0]);
+    IcmpRatelimit = "ipv4/icmp_ratelimit", rw, Ms(0), N([1000, 0, 0]);
     IcmpRatemask = "ipv4/icmp_ratemask", rw, INT, N([6168, 0, 0]);
     IgmpLinkLocalMcastReports = "ipv4/igmp_link_local_mcast_reports", rw, Uint(0, 255), N([1, 0, 0]);
     IgmpMaxMemberships = "ipv4/igmp_max_memberships", rw, INT, N([20, 0, 0]);
@@ -105,7 +105,7 @@ sysctl_table! {
     RouteGcElasticity = "ipv4/route/gc_elasticity", init, INT, N([8, 0, 0]);
     RouteGcInterval = "ipv4/route/gc_interval", init, SECS, N([60, 0, 0]);
     RouteGcMinInterval = "ipv4/route/gc_min_interval", init, SECS, N([0, 0, 0]);
-    RouteGcMinIntervalMs = "ipv4/route/gc_min_interval_ms", init, Ms, N([500, 0, 0]);
+    RouteGcMinIntervalMs = "ipv4/route/gc_min_interval_ms", init, Ms(0), N([500, 0, 0]);
     RouteGcThresh = "ipv4/route/gc_thresh", init, INT, N([-1, 0, 0]);
     RouteGcTimeout = "ipv4/route/gc_timeout", init, SECS, N([300, 0, 0]);
     RouteMaxSize = "ipv4/route/max_size", init, INT, N([2147483647, 0, 0]);
@@ -144,7 +144,7 @@ sysctl_table! {
     TcpFinTimeout = "ipv4/tcp_fin_timeout", rw, SECS, N([60, 0, 0]);
     TcpFrto = "ipv4/tcp_frto", rw, Uint(0, 255), N([2, 0, 0]);
     TcpFwmarkAccept = "ipv4/tcp_fwmark_accept", rw, Uint(0, 255), N([0, 0, 0]);
-    TcpInvalidRatelimit = "ipv4/tcp_invalid_ratelimit", rw, Ms, N([500, 0, 0]);
+    TcpInvalidRatelimit = "ipv4/tcp_invalid_ratelimit", rw, Ms(0), N([500, 0, 0]);
     TcpKeepaliveIntvl = "ipv4/tcp_keepalive_intvl", rw, SECS, N([75, 0, 0]);
     TcpKeepaliveProbes = "ipv4/tcp_keepalive_probes", rw, Uint(0, 255), N([9, 0, 0]);
     TcpKeepaliveTime = "ipv4/tcp_keepalive_time", rw, SECS, N([7200, 0, 0]);
@@ -226,7 +226,7 @@ sysctl_table! {
     Ip6IcmpEchoIgnoreAnycast = "ipv6/icmp/echo_ignore_anycast", rw, Uint(0, 255), N([0, 0, 0]);
     Ip6IcmpEchoIgnoreMulticast = "ipv6/icmp/echo_ignore_multicast", rw, Uint(0, 255), N([0, 0, 0]);
     Ip6IcmpErrorAnycastAsUnicast = "ipv6/icmp/error_anycast_as_unicast", rw, Uint(0, 1), N([0, 0, 0]);
-    Ip6IcmpRatelimit = "ipv6/icmp/ratelimit", rw, Ms, N([100, 0, 0]);
+    Ip6IcmpRatelimit = "ipv6/icmp/ratelimit", rw, Ms(0), N([100, 0, 0]);
     Ip6IcmpRatemask = "ipv6/icmp/ratemask", rw, Text(Bitmap(256)), S("0-1,3-127");
     Ip6IdgenDelay = "ipv6/idgen_delay", rw, SECS, N([1, 0, 0]);
     Ip6IdgenRetries = "ipv6/idgen_retries", rw, INT, N([3, 0, 0]);
@@ -251,7 +251,7 @@ sysctl_table! {
     Ip6RouteGcElasticity = "ipv6/route/gc_elasticity", rw, INT, N([9, 0, 0]);
     Ip6RouteGcInterval = "ipv6/route/gc_interval", rw, SECS, N([30, 0, 0]);
     Ip6RouteGcMinInterval = "ipv6/route/gc_min_interval", rw, SECS, N([0, 0, 0]);
-    Ip6RouteGcMinIntervalMs = "ipv6/route/gc_min_interval_ms", rw, Ms, N([500, 0, 0]);
+    Ip6RouteGcMinIntervalMs = "ipv6/route/gc_min_interval_ms", rw, Ms(0), N([500, 0, 0]);
     Ip6RouteGcThresh = "ipv6/route/gc_thresh", rw, INT, N([1024, 0, 0]);
     Ip6RouteGcTimeout = "ipv6/route/gc_timeout", rw, SECS, N([60, 0, 0]);
     Ip6RouteMaxSize = "ipv6/route/max_size", rw, INT, N([2147483647, 0, 0]);
@@ -340,8 +340,8 @@ conf_table! {
         MaxAddresses = "max_addresses", rw, INT, 16;
         MaxDesyncFactor = "max_desync_factor", rw, INT, 600;
         McForwarding = "mc_forwarding", ro, INT, 0;
-        Mldv1UnsolicitedReportInterval = "mldv1_unsolicited_report_interval", rw, Ms, 10000;
-        Mldv2UnsolicitedReportInterval = "mldv2_unsolicited_report_interval", rw, Ms, 1000;
+        Mldv1UnsolicitedReportInterval = "mldv1_unsolicited_report_interval", rw, Ms(0), 10000;
+        Mldv2UnsolicitedReportInterval = "mldv2_unsolicited_report_interval", rw, Ms(0), 1000;
         Mtu = "mtu", rw, Int(1280, MAX), 1280;
         NdiscEvictNocarrier = "ndisc_evict_nocarrier", rw, Uint(0, 1), 1;
         NdiscNotify = "ndisc_notify", rw, INT, 0;
@@ -377,16 +377,16 @@ conf_table! {
     NeighParm {
         AnycastDelay = "anycast_delay", rw, Clock, 100;
         AppSolicit = "app_solicit", rw, Int(0, MAX), 0;
-        BaseReachableTimeMs = "base_reachable_time_ms", rw, Ms, 30000;
+        BaseReachableTimeMs = "base_reachable_time_ms", rw, Ms(0), 30000;
         DelayFirstProbeTime = "delay_first_probe_time", rw, SECS, 5;
         GcStaleTime = "gc_stale_time", rw, SECS, 60;
-        IntervalProbeTimeMs = "interval_probe_time_ms", rw, Ms, 5000;
+        IntervalProbeTimeMs = "interval_probe_time_ms", rw, Ms(1), 5000;
         Locktime = "locktime", rw, Clock, 100;
         McastResolicit = "mcast_resolicit", rw, Int(0, MAX), 0;
         McastSolicit = "mcast_solicit", rw, Int(0, MAX), 3;
         ProxyDelay = "proxy_delay", rw, Clock, 80;
         ProxyQlen = "proxy_qlen", rw, Int(0, MAX), 64;
-        RetransTimeMs = "retrans_time_ms", rw, Ms, 1000;
+        RetransTimeMs = "retrans_time_ms", rw, Ms(0), 1000;
         UcastSolicit = "ucast_solicit", rw, Int(0, MAX), 3;
         UnresQlen = "unres_qlen", rw, Int(0, 1027504), 101;
         UnresQlenBytes = "unres_qlen_bytes", rw, Int(0, MAX), 212992;

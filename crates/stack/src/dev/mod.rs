@@ -291,7 +291,7 @@ impl Device {
                 (iff::POINTOPOINT | iff::NOARP | iff::MULTICAST, 1500, Features::ALL, attached, 500)
             }
         };
-        let (conf4, conf6) = dev_conf(&kind, mtu, conf);
+        let (conf4, conf6, set4) = dev_conf(&kind, mtu, conf);
         Device {
             index: IfIndex::NONE,
             name,
@@ -313,7 +313,7 @@ impl Device {
                 (IpAddr::V6(crate::ipv6::addr::INTERFACELOCAL_ALLNODES), 1),
             ],
             conf4,
-            conf4_set: conf.default4_set,
+            conf4_set: conf.default4_set | set4,
             conf6,
             neigh4: conf.neigh4.clone(),
             neigh4_set: 0,
@@ -328,17 +328,20 @@ impl Device {
     }
 }
 
-/// Tunables of a new device: `default`, with what `inetdev_init` and `ipv6_add_dev` set apart.
-fn dev_conf(kind: &DevKind, mtu: u32, conf: &ConfSet) -> (DevConf4, DevConf6) {
-    let (mut c4, mut c6) = (conf.default4.clone(), conf.default6.clone());
+/// Tunables of a new device: `default`, with what `inetdev_init` and `ipv6_add_dev` set apart, and which IPv4 ones
+/// do not follow `default`, by bit.
+fn dev_conf(kind: &DevKind, mtu: u32, conf: &ConfSet) -> (DevConf4, DevConf6, u64) {
+    let (mut c4, mut c6, mut set4) = (conf.default4.clone(), conf.default6.clone(), 0);
     c6.0[Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
     if *kind == DevKind::Loopback {
-        c4.0[Conf4::DisablePolicy as usize] = 1;
-        c4.0[Conf4::DisableXfrm as usize] = 1;
+        for c in [Conf4::DisablePolicy, Conf4::DisableXfrm] {
+            c4.0[c as usize] = 1;
+            set4 |= 1 << (c as u32);
+        }
         c6.0[Conf6::AcceptDad as usize] = -1;
         c6.0[Conf6::UseTempaddr as usize] = -1;
     }
-    (c4, c6)
+    (c4, c6, set4)
 }
 
 pub mod addr_ops;

@@ -2,7 +2,7 @@
 
 use core::net::Ipv6Addr;
 
-use ferronet_core::sysctl::{Conf4, Conf6, NeighParm, scalar};
+use ferronet_core::sysctl::{Conf4, Conf6, Kind, NeighParm, scalar};
 use ferronet_core::{Errno, IfIndex, Sysctl};
 
 use super::{ETH_TRUESIZE, NeighFile, Row};
@@ -44,11 +44,22 @@ impl Namespace {
         if s == Sysctl::IpForward {
             return self.write_conf4(Row::All, Conf4::Forwarding, data);
         }
+        if s == Sysctl::Ip6RouteFlush {
+            // A number is expected (ipv6_sysctl_rtcache_flush).
+            scalar(Kind::Int(i64::from(i32::MIN), i64::from(i32::MAX)), data)?;
+        }
         self.env.sysctl.write(s, data)?;
+        let t = &mut self.env.sysctl;
         match s {
             // rt_cache_flush, fib6_run_gc: whoever cached a route looks it up anew.
             Sysctl::RouteFlush | Sysctl::Ip6RouteFlush => self.fib.generation += 1,
-            // A new key replaces the one that was drawn at the start.
+            // Two views of one time.
+            Sysctl::Ip6RouteGcMinInterval => {
+                t.set(Sysctl::Ip6RouteGcMinIntervalMs, t.get(s).saturating_mul(1000))
+            }
+            Sysctl::Ip6RouteGcMinIntervalMs => t.set(Sysctl::Ip6RouteGcMinInterval, t.get(s) / 1000),
+            Sysctl::RouteGcMinInterval => t.set(Sysctl::RouteGcMinIntervalMs, t.get(s).saturating_mul(1000)),
+            Sysctl::RouteGcMinIntervalMs => t.set(Sysctl::RouteGcMinInterval, t.get(s) / 1000),
             _ => {}
         }
         Ok(())
@@ -149,13 +160,19 @@ impl Namespace {
             return Err(Errno::EIO);
         }
         let text = core::str::from_utf8(data).map_err(|_| Errno::EIO)?;
-        let secret: Ipv6Addr = text.trim().parse().map_err(|_| Errno::EIO)?;
+        // An empty write leaves all zeros, as the kernel's buffer does.
+        let secret = if text.is_empty() { Ok(Ipv6Addr::UNSPECIFIED) } else { text.trim().parse() };
+        let secret = secret.map_err(|_| Errno::EIO)?;
         let list = &mut self.conf.stable_secret;
         list.retain(|(r, _)| match r {
             Row::Dev(d) => *r != row && self.devs.get(*d).is_some(),
             Row::All | Row::Default => *r != row,
         });
         list.push((row, secret));
+        // IN6_ADDR_GEN_MODE_STABLE_PRIVACY from now on, of the device or of all.
+        for d in self.devs.iter_mut().filter(|d| row == Row::Default || row == Row::Dev(d.index)) {
+            d.conf6.0[Conf6::AddrGenMode as usize] = 2;
+        }
         Ok(())
     }
 
