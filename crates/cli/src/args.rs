@@ -266,7 +266,8 @@ pub(crate) struct ServeArgs {
 /// `tool fetch`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FetchArgs {
-    /// http://HOST[:PORT]/PATH
+    /// What to fetch.
+    #[arg(help = "http://HOST[:PORT]/PATH")]
     pub url: String,
     /// Write the body here (- for standard output)
     #[arg(long, short, value_name = "FILE")]
