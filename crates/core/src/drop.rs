@@ -113,7 +113,7 @@ drop_reasons! {
     TcpOldAck: None, "an acknowledgement from before the window", "";
     TcpTooNewAck: None, "an acknowledgement of what was never sent", "";
     TcpInvalidSyn: None, "a SYN inside an established connection", "";
-    TcpReset: None, "a RST outside the window", "";
+    TcpReset: None, "a RST: it ended the connection, or was outside the window", "";
     TcpZeroWindow: Some(M::TcpExtTCPZeroWindowDrop), "TCP data into a closed window", "";
     TcpOfoDrop: Some(M::TcpExtTCPOFODrop), "the out-of-order queue is full", "net.ipv4.tcp_rmem";
     TcpRcvQDrop: Some(M::TcpExtTCPRcvQDrop), "TCP receive memory is used up", "net.ipv4.tcp_rmem";
