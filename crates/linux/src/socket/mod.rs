@@ -3,6 +3,7 @@
 pub(crate) mod addr;
 mod cmsg;
 mod message;
+mod opts;
 
 use bytes::Bytes;
 use ferronet_core::Errno;
@@ -334,48 +335,22 @@ impl Kernel {
     ///
     /// # Errors
     /// `ENOPROTOOPT`, `EINVAL`.
-    pub fn getsockopt(&mut self, s: SockId, level: i32, name: i32, _len: usize) -> Result<Vec<u8>, Errno> {
-        let f = self.files.get(s).ok_or(Errno::EBADF)?;
-        let (family, ty, proto) = (f.family, f.ty, f.proto);
-        let (ns, key) = self.inet(s)?;
-        let int = |v: i32| Ok(v.to_ne_bytes().to_vec());
-        match (level, name) {
-            (1, 3) => int(ty),
-            (1, 4) => {
-                let e = tcp::user::take_error(ns, key).or_else(|| ns.socks.common_mut(key).ok()?.take_err());
-                int(e.map_or(0, |e| i32::from(e.0)))
-            }
-            (1, 38) => int(proto),
-            (1, 39) => int(family),
-            (1, 30) => int(i32::from(tcp::user::is_listening(ns, key))),
-            _ => Err(Errno::ENOPROTOOPT),
-        }
+    pub fn getsockopt(&mut self, s: SockId, level: i32, name: i32, len: usize) -> Result<Vec<u8>, Errno> {
+        self.get_opt(s, level, name, len)
     }
 
-    /// `setsockopt(2)`.
+    /// `setsockopt(2)`. `SO_ATTACH_FILTER` comes with the instructions themselves.
     ///
     /// # Errors
     /// `ENOPROTOOPT`, `EINVAL`, `EPERM`.
     pub fn setsockopt(
         &mut self,
-        _c: &mut Caller<'_>,
+        c: &mut Caller<'_>,
         s: SockId,
         opt: (i32, i32),
         val: &[u8],
     ) -> Result<(), Errno> {
-        let (ns, key) = self.inet(s)?;
-        let v = val.get(..4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes).ok_or(Errno::EINVAL)?;
-        let c = ns.socks.common_mut(key)?;
-        let flag = match opt {
-            (1, 2) => SockFlags::REUSEADDR,
-            (1, 15) => SockFlags::REUSEPORT,
-            (1, 6) => SockFlags::BROADCAST,
-            (41, 26) => SockFlags::V6ONLY,
-            _ => return Err(Errno::ENOPROTOOPT),
-        };
-        c.flags.set(flag, v != 0);
-        ports::options_changed(&mut ns.socks, key);
-        Ok(())
+        self.set_opt(c, s, opt, val)
     }
 
     /// `ioctl(2)` of a socket or, without one, of a device (`SIOCGIF*` on any socket). `arg` has

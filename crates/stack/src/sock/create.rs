@@ -41,6 +41,8 @@ pub fn create(ns: &mut Namespace, new: NewSock, proto: Proto) -> Result<SockKey,
     if s.get(Sysctl::IpNoPmtuDisc) != 0 {
         common.pmtudisc = super::common::pmtudisc::DONT;
     }
+    // inet6_create leaves IP_MULTICAST_ALL off.
+    common.flags.set(SockFlags::MC_ALL, !common.is_v6());
     let raw = matches!(proto, Proto::Raw(_));
     let is_packet = matches!(proto, Proto::Packet(_));
     // IPPROTO_RAW: the program writes the header.

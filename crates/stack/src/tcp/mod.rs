@@ -9,6 +9,7 @@ mod demux;
 mod err;
 mod listen;
 mod metrics;
+pub mod opts;
 mod rx;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,170 @@
+//! Options of UDP (udp(7)), raw (raw(7), RFC 3542) and packet sockets (packet(7)).
+
+use ferronet_core::{Errno, IfIndex};
+use ferronet_stack::Namespace;
+use ferronet_stack::sock::packet::{self, PacketMreq, PacketSock};
+use ferronet_stack::sock::raw::RawSock;
+use ferronet_stack::sock::{Proto, SockKey};
+use ferronet_stack::udp;
+use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6};
+
+use super::{SOL_ICMPV6, SOL_RAW, Who, int, to_int, u32_at, udp_mut};
+
+/// `SOL_UDP`, get.
+pub(super) fn get_udp(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errno> {
+    let u = udp_mut(ns, w.key)?;
+    Ok(int(match name {
+        1 => i32::from(u.corkflag),
+        100 => u.encap,
+        101 => i32::from(u.no_check6_tx),
+        102 => i32::from(u.no_check6_rx),
+        103 => i32::from(u.gso_size),
+        104 => i32::from(u.gro),
+        _ => return Err(Errno::ENOPROTOOPT),
+    }))
+}
+
+/// `SOL_UDP`, set.
+pub(super) fn set_udp(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
+    let v = to_int(val)?;
+    let u = udp_mut(ns, w.key)?;
+    match name {
+        1 => {
+            u.corkflag = v != 0;
+            if v == 0 {
+                udp::push_pending(ns, w.key);
+            }
+        }
+        // Encapsulation (ESP in UDP, L2TP) is not here.
+        100 if v != 0 => return Err(Errno::ENOPROTOOPT),
+        100 => {}
+        101 => u.no_check6_tx = v != 0,
+        102 => u.no_check6_rx = v != 0,
+        103 => u.gso_size = u16::try_from(v).map_err(|_| Errno::EINVAL)?,
+        104 => u.gro = v != 0,
+        _ => return Err(Errno::ENOPROTOOPT),
+    }
+    Ok(())
+}
+
+fn raw_mut(ns: &mut Namespace, key: SockKey) -> Result<&mut RawSock, Errno> {
+    match ns.socks.socks.get_mut(key).map(|s| &mut s.proto) {
+        Some(Proto::Raw(r)) => Ok(r),
+        Some(Proto::Tcp(_) | Proto::Udp(_) | Proto::Ping(_) | Proto::Packet(_)) | None => {
+            Err(Errno::ENOPROTOOPT)
+        }
+    }
+}
+
+/// `SOL_RAW`, `SOL_ICMPV6`, get.
+pub(super) fn get_raw(ns: &mut Namespace, w: Who, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+    match (level, name) {
+        (SOL_RAW, 1) if w.proto == i32::from(IPPROTO_ICMP) && !w.v6() => {
+            let c = ns.socks.common(w.key)?;
+            Ok(c.opts.as_ref().map_or(0, |o| o.icmp_filter).to_ne_bytes().to_vec())
+        }
+        (SOL_RAW, 1) if !w.v6() => Err(Errno::EOPNOTSUPP),
+        (SOL_ICMPV6, 1) if w.v6() && w.proto == i32::from(IPPROTO_ICMPV6) => {
+            let c = ns.socks.common(w.key)?;
+            let f = c.opts.as_ref().map_or([0; 8], |o| o.icmp6_filter);
+            Ok(f.iter().flat_map(|x| x.to_ne_bytes()).collect())
+        }
+        (SOL_ICMPV6, _) if w.v6() => Err(Errno::EOPNOTSUPP),
+        (SOL_RAW, 7) if w.v6() => Ok(int(raw_mut(ns, w.key)?.checksum.map_or(-1, i32::from))),
+        _ => Err(Errno::ENOPROTOOPT),
+    }
+}
+
+/// `SOL_RAW`, `SOL_ICMPV6`, set.
+pub(super) fn set_raw(ns: &mut Namespace, w: Who, opt: (i32, i32), val: &[u8]) -> Result<(), Errno> {
+    match opt {
+        (SOL_RAW, 1) if w.proto == i32::from(IPPROTO_ICMP) && !w.v6() => {
+            ns.socks.common_mut(w.key)?.rare().icmp_filter = u32_at(val, 0)?;
+            Ok(())
+        }
+        (SOL_RAW, 1) if !w.v6() => Err(Errno::EOPNOTSUPP),
+        (SOL_ICMPV6, 1) if w.v6() && w.proto == i32::from(IPPROTO_ICMPV6) => {
+            let f = &mut ns.socks.common_mut(w.key)?.rare().icmp6_filter;
+            for (word, b) in f.iter_mut().zip(val.chunks_exact(4)) {
+                *word = b.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b));
+            }
+            Ok(())
+        }
+        (SOL_ICMPV6, _) if w.v6() => Err(Errno::EOPNOTSUPP),
+        (SOL_RAW, 7) if w.v6() => set_checksum(ns, w, to_int(val)?),
+        _ => Err(Errno::ENOPROTOOPT),
+    }
+}
+
+/// `IPV6_CHECKSUM`: offset of the checksum, even; negative for none. ICMPv6 always has it at 2.
+pub(super) fn set_checksum(ns: &mut Namespace, w: Who, v: i32) -> Result<(), Errno> {
+    let icmp = w.proto == i32::from(IPPROTO_ICMPV6);
+    let r = raw_mut(ns, w.key)?;
+    if (icmp && v != 2) || (v > 0 && v & 1 != 0) {
+        return Err(Errno::EINVAL);
+    }
+    r.checksum = u16::try_from(v).ok();
+    Ok(())
+}
+
+fn packet_mut(ns: &mut Namespace, key: SockKey) -> Result<&mut PacketSock, Errno> {
+    match ns.socks.socks.get_mut(key).map(|s| &mut s.proto) {
+        Some(Proto::Packet(p)) => Ok(p),
+        Some(Proto::Tcp(_) | Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_)) | None => {
+            Err(Errno::ENOPROTOOPT)
+        }
+    }
+}
+
+/// `SOL_PACKET`, get.
+pub(super) fn get_packet(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errno> {
+    let p = packet_mut(ns, w.key)?;
+    Ok(match name {
+        6 => {
+            let (packets, drops) = core::mem::take(&mut p.stats);
+            [packets.saturating_add(drops).to_ne_bytes(), drops.to_ne_bytes()].concat()
+        }
+        8 => int(i32::from(p.auxdata)),
+        9 => int(i32::from(p.origdev)),
+        10 => int(p.version),
+        // struct tpacket_hdr, tpacket2_hdr, tpacket3_hdr with their sockaddr_ll.
+        11 => return Err(Errno::EINVAL),
+        12 | 14 | 15 | 19 | 20 | 24 => int(0),
+        18 => int(0),
+        23 => int(i32::from(p.ignore_outgoing)),
+        _ => return Err(Errno::ENOPROTOOPT),
+    })
+}
+
+/// `SOL_PACKET`, set. Rings in shared memory are refused, so that programs read frame by frame.
+pub(super) fn set_packet(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
+    if let 1 | 2 = name {
+        let addr = val.get(8..16).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
+        let word = u32_at(val, 4)?.to_ne_bytes();
+        let m = PacketMreq {
+            dev: IfIndex(u32_at(val, 0)?),
+            kind: u16::from_ne_bytes([word[0], word[1]]),
+            alen: u16::from_ne_bytes([word[2], word[3]]),
+            addr,
+        };
+        return if name == 1 {
+            packet::add_membership(ns, w.key, m)
+        } else {
+            packet::del_membership(ns, w.key, m)
+        };
+    }
+    let v = to_int(val)?;
+    let p = packet_mut(ns, w.key)?;
+    match name {
+        7 | 12 | 14 | 20 => {}
+        8 => p.auxdata = v != 0,
+        9 => p.origdev = v != 0,
+        10 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
+        10 => p.version = v,
+        23 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
+        23 => p.ignore_outgoing = v != 0,
+        5 | 13 | 15 | 18 => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENOPROTOOPT),
+    }
+    Ok(())
+}

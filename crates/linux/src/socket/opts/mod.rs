@@ -1,0 +1,153 @@
+//! Socket options: `getsockopt(2)` and `setsockopt(2)`, level by level.
+
+mod ip;
+mod ipv6;
+mod misc;
+mod socket;
+mod tcp;
+pub(crate) mod tcp_info;
+
+use ferronet_core::Errno;
+use ferronet_stack::Namespace;
+use ferronet_stack::sock::{Proto, SockFlags, SockKey, ports};
+
+use super::cmsg::{SOL_IP, SOL_IPV6, SOL_PACKET, SOL_SOCKET, SOL_UDP};
+use crate::kernel::{Caller, Kernel, SockId, af, sock_type};
+
+const SOL_TCP: i32 = 6;
+const SOL_ICMPV6: i32 = 58;
+const SOL_RAW: i32 = 255;
+
+/// What the option functions know of a socket and its caller.
+#[derive(Clone, Copy)]
+struct Who {
+    key: SockKey,
+    family: i32,
+    ty: i32,
+    proto: i32,
+    /// `CAP_NET_ADMIN`, `CAP_NET_RAW`: uid 0 inside.
+    privileged: bool,
+}
+
+impl Who {
+    fn v6(self) -> bool {
+        self.family == af::INET6
+    }
+    fn stream(self) -> bool {
+        self.ty == sock_type::STREAM
+    }
+}
+
+/// An int as option value.
+fn int(v: i32) -> Vec<u8> {
+    v.to_ne_bytes().to_vec()
+}
+
+/// The int of an option value.
+fn to_int(val: &[u8]) -> Result<i32, Errno> {
+    val.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(Errno::EINVAL)
+}
+
+/// An int or, when the value is shorter, a byte (`ip_setsockopt`).
+fn int_or_byte(val: &[u8]) -> i32 {
+    match val {
+        [a, b, c, d, ..] => i32::from_ne_bytes([*a, *b, *c, *d]),
+        [a, ..] => i32::from(*a),
+        [] => 0,
+    }
+}
+
+/// Two 32-bit words.
+fn u32_at(val: &[u8], at: usize) -> Result<u32, Errno> {
+    val.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).ok_or(Errno::EINVAL)
+}
+
+/// Switches a flag of the socket.
+fn set_flag(ns: &mut Namespace, key: SockKey, f: SockFlags, on: bool) -> Result<(), Errno> {
+    ns.socks.common_mut(key)?.flags.set(f, on);
+    Ok(())
+}
+
+/// Likewise one that the bind table knows.
+fn set_bind_flag(ns: &mut Namespace, key: SockKey, f: SockFlags, on: bool) -> Result<(), Errno> {
+    set_flag(ns, key, f, on)?;
+    ports::options_changed(&mut ns.socks, key);
+    Ok(())
+}
+
+fn flag(ns: &Namespace, key: SockKey, f: SockFlags) -> Result<Vec<u8>, Errno> {
+    Ok(int(i32::from(ns.socks.common(key)?.flags.contains(f))))
+}
+
+impl Kernel {
+    fn who(&self, s: SockId, privileged: bool) -> Result<Who, Errno> {
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        let (_, key) = self.inet_ref(s)?;
+        Ok(Who { key, family: f.family, ty: f.ty, proto: f.proto, privileged })
+    }
+
+    /// `getsockopt(2)` of internet and packet sockets.
+    pub(super) fn get_opt(&mut self, s: SockId, level: i32, name: i32, len: usize) -> Result<Vec<u8>, Errno> {
+        let w = self.who(s, true)?;
+        let (ns, _) = self.inet(s)?;
+        let v = match level {
+            SOL_SOCKET => socket::get(ns, w, name)?,
+            _ if w.family == af::PACKET => match level {
+                SOL_PACKET => misc::get_packet(ns, w, name)?,
+                _ => return Err(Errno::ENOPROTOOPT),
+            },
+            SOL_TCP if w.stream() => tcp::get(ns, w, name)?,
+            SOL_UDP if w.proto == SOL_UDP => misc::get_udp(ns, w, name)?,
+            SOL_RAW | SOL_ICMPV6 if w.ty == sock_type::RAW => misc::get_raw(ns, w, level, name)?,
+            SOL_IP if !(w.v6() && w.ty == sock_type::RAW) => shorten(ip::get(ns, w, name)?, len),
+            SOL_IPV6 if w.v6() => shorten(ipv6::get(ns, w, name)?, len),
+            // ip_getsockopt and ipv6_getsockopt differ here.
+            _ if w.v6() => return Err(Errno::ENOPROTOOPT),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        Ok(v.get(..len).map_or_else(|| v.clone(), <[u8]>::to_vec))
+    }
+
+    /// `setsockopt(2)` of internet and packet sockets.
+    pub(super) fn set_opt(
+        &mut self,
+        c: &Caller<'_>,
+        s: SockId,
+        (level, name): (i32, i32),
+        val: &[u8],
+    ) -> Result<(), Errno> {
+        let w = self.who(s, c.uid == 0)?;
+        let (ns, _) = self.inet(s)?;
+        match level {
+            SOL_SOCKET => socket::set(ns, w, name, val),
+            _ if w.family == af::PACKET => match level {
+                SOL_PACKET => misc::set_packet(ns, w, name, val),
+                _ => Err(Errno::ENOPROTOOPT),
+            },
+            SOL_TCP if w.stream() => tcp::set(ns, w, name, val),
+            SOL_UDP if w.proto == SOL_UDP => misc::set_udp(ns, w, name, val),
+            SOL_RAW | SOL_ICMPV6 if w.ty == sock_type::RAW => misc::set_raw(ns, w, (level, name), val),
+            SOL_IP if !(w.v6() && w.ty == sock_type::RAW) => ip::set(ns, w, name, val),
+            SOL_IPV6 if w.v6() => ipv6::set(ns, w, name, val),
+            _ => Err(Errno::ENOPROTOOPT),
+        }
+    }
+}
+
+/// A small int fits a byte when the program has no room for more (`do_ip_getsockopt`).
+fn shorten(v: Vec<u8>, len: usize) -> Vec<u8> {
+    match v.first_chunk::<4>().map(|b| i32::from_ne_bytes(*b)) {
+        Some(n @ 0..=255) if v.len() == 4 && (1..4).contains(&len) => vec![n as u8],
+        _ => v,
+    }
+}
+
+/// A socket's UDP part.
+fn udp_mut(ns: &mut Namespace, key: SockKey) -> Result<&mut ferronet_stack::udp::UdpSock, Errno> {
+    match ns.socks.socks.get_mut(key).map(|s| &mut s.proto) {
+        Some(Proto::Udp(u)) => Ok(u),
+        Some(Proto::Tcp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_)) | None => {
+            Err(Errno::ENOPROTOOPT)
+        }
+    }
+}
