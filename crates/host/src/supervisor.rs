@@ -154,6 +154,10 @@ impl Supervisor {
 
     /// Waits for events up to `max_wait_ns` and serves what concerns programs; returns events for the session.
     pub(crate) fn turn(&mut self, max_wait_ns: Option<u64>, out: &mut Vec<(Token, u32)>) -> Result<()> {
+        if self.unsettled {
+            self.tick();
+            self.settle();
+        }
         let wait = self.wait_time(max_wait_ns);
         let mut events = std::mem::take(&mut self.events);
         events.clear();

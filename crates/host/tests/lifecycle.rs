@@ -19,6 +19,32 @@ fn supervise(argv: Vec<std::ffi::OsString>) -> Result<i32, HostError> {
     Ok(session.run_until_exit(pid)?.code())
 }
 
+/// Supervises a program that makes network namespaces; says whether the stack saw them, and forgot them while the program
+/// was still there.
+fn namespaces_seen_and_forgotten() -> Result<(bool, bool), HostError> {
+    let mut session = Session::new(&Config::default())?;
+    // Looking at /proc/net makes the stack see the namespace.
+    let script = "for i in 1 2 3; do unshare -n cat /proc/net/dev; done >/dev/null; read x";
+    let (ours, theirs) = std::io::pipe().expect("pipe");
+    let mut cmd = ferronet_host::Command::new(["sh", "-c", script]);
+    cmd.stdio[0] = Some(ours.into());
+    let pid = session.spawn(&cmd)?;
+    let (mut seen, mut forgotten) = (false, false);
+    // Every step is an event or 10 ms.
+    for _ in 0..2000 {
+        let now = session.kernel().world.iter().count();
+        seen |= now > 1;
+        forgotten = seen && now == 1;
+        if forgotten {
+            break;
+        }
+        session.step(Some(std::time::Duration::from_millis(10)))?;
+    }
+    drop(theirs);
+    session.run_until_exit(pid)?;
+    Ok((seen, forgotten))
+}
+
 fn session(argv: &[&str]) -> Command {
     let mut c = Command::new(std::env::current_exe().expect("own path"));
     c.arg("--session").args(argv).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -181,6 +207,13 @@ fn missing_user_namespaces_are_named() {
     assert!(err.contains("user.max_user_namespaces"), "{err}");
 }
 
+fn namespaces_end_with_the_kernels() {
+    let own = std::env::current_exe().expect("own path");
+    let out = Command::new(own).arg("--namespaces").output().expect("start");
+    let (text, err) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(text, "(true, true)\n", "{err}");
+}
+
 const TESTS: &[(&str, fn())] = &[
     ("exit_status_is_passed_on", exit_status_is_passed_on),
     ("programs_are_root_in_their_own_world", programs_are_root_in_their_own_world),
@@ -189,6 +222,7 @@ const TESTS: &[(&str, fn())] = &[
     ("ending_the_program_ends_its_daemons", ending_the_program_ends_its_daemons),
     ("a_termination_signal_reaches_the_program", a_termination_signal_reaches_the_program),
     ("a_session_inside_a_session_says_so", a_session_inside_a_session_says_so),
+    ("namespaces_end_with_the_kernels", namespaces_end_with_the_kernels),
     ("missing_user_namespaces_are_named", missing_user_namespaces_are_named),
 ];
 
@@ -202,6 +236,13 @@ fn main() {
                 std::process::exit(e.exit_code());
             }
         }
+    }
+    if args.first().is_some_and(|a| a == "--namespaces") {
+        match namespaces_seen_and_forgotten() {
+            Ok(r) => println!("{r:?}"),
+            Err(e) => eprintln!("session: {e}"),
+        }
+        return;
     }
     if args.iter().any(|a| a == "--list") {
         for (name, _) in TESTS {
