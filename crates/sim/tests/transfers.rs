@@ -9,10 +9,16 @@ fn seeds(default: u64) -> u64 {
 
 #[test]
 fn every_byte_arrives_and_each_world_repeats() {
-    for seed in 0..seeds(1000) {
+    let (mut retransmits, mut hashes) = (0, std::collections::BTreeSet::new());
+    let seeds = seeds(1000);
+    for seed in 0..seeds {
         let setup = random_setup(seed, 60_000);
         let first = transfer(seed, &setup).unwrap_or_else(|e| panic!("{e}; {setup:?}"));
         let second = transfer(seed, &setup).unwrap_or_else(|e| panic!("{e}; {setup:?}"));
         assert_eq!(first, second, "seed {seed} did not repeat");
+        retransmits += first.retransmits;
+        hashes.insert(first.hash);
     }
+    assert_eq!(hashes.len() as u64, seeds, "different seeds are different worlds");
+    assert!(retransmits > 5 * seeds, "the links lose: {retransmits} segments sent again in {seeds} worlds");
 }
