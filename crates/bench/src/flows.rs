@@ -49,13 +49,17 @@ impl Pair {
 pub(crate) fn bulk(total: u64) -> f64 {
     let mut p = pair();
     let (c, s) = p.connect(PORT);
-    let source = vec![7u8; 128 << 10];
-    let mut sink = vec![0u8; 128 << 10];
+    let source = vec![7u8; 64 << 10];
+    let mut sink = vec![0u8; 256 << 10];
     let (mut sent, mut got) = (0u64, 0u64);
     let start = std::time::Instant::now();
     let began = p.now;
     while got < total {
-        while sent < total {
+        // A program's turn: four writes of 64 KiB.
+        for _ in 0..4 {
+            if sent == total {
+                break;
+            }
             let n = (total - sent).min(source.len() as u64) as usize;
             match p.net.kernel.stream_send(c, Bytes::copy_from_slice(&source[..n])) {
                 Ok(k) => {

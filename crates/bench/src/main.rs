@@ -46,10 +46,11 @@ fn main() {
         None => {}
     }
     // Interleaved, so that a machine that changes speed changes both.
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut wide) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..3 {
         ours.push(flows::bulk(4 << 30));
-        theirs.push(peer::smoltcp_loopback(2 << 30));
+        theirs.push(peer::smoltcp_loopback(2 << 30, 65536));
+        wide.push(peer::smoltcp_loopback(2 << 30, 1 << 20));
     }
     against(
         "TCP in process",
