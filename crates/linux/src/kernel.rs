@@ -144,6 +144,7 @@ pub struct Kernel {
     pub(crate) files: SlotMap<SockId, OpenFile>,
     pub(crate) events: Vec<(SockId, Ready)>,
     by_cookie: BTreeMap<u64, NsId>,
+    pub(crate) nl: crate::netlink::State,
 }
 
 /// `SOCK_STREAM` and its like (`linux/net.h`).
@@ -173,6 +174,7 @@ impl Kernel {
             files: SlotMap::with_key(),
             events: Vec::new(),
             by_cookie: BTreeMap::new(),
+            nl: crate::netlink::State::default(),
         }
     }
 
@@ -211,7 +213,9 @@ impl Kernel {
         for s in gone {
             self.close(s);
         }
+        crate::netlink::ns_destroyed(self, ns);
         self.world.ns_destroy(ns);
+        crate::netlink::drain(self);
     }
 
     /// Family, type and protocol of a socket.
@@ -227,7 +231,9 @@ impl Kernel {
 
     /// Runs the stack until nothing is left or about `budget` packets were handled. `true`: there is more.
     pub fn run(&mut self, budget: usize) -> bool {
-        self.world.run_softirq(budget)
+        let more = self.world.run_softirq(budget);
+        crate::netlink::drain(self);
+        more
     }
 
     /// When [`Kernel::set_now`] and [`Kernel::run`] must be called next.

@@ -37,13 +37,18 @@ pub const LIMIT: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Notifications {
     queue: Vec<Notify>,
+    /// Somebody listens; otherwise changes are not kept.
+    pub listening: bool,
     /// Something was lost.
     pub overrun: bool,
 }
 
 impl Notifications {
-    /// Appends a change.
+    /// Appends a change, if somebody listens.
     pub fn push(&mut self, n: Notify) {
+        if !self.listening {
+            return;
+        }
         if self.queue.len() < LIMIT {
             self.queue.push(n);
         } else {

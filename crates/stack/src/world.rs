@@ -53,6 +53,9 @@ impl World {
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
         ns.env.now = self.now;
         ns.env.wall_offset = self.wall_offset;
+        for d in ns.devs.iter_mut() {
+            d.created = self.now;
+        }
         ns.init = id.0 == 0;
         if let Some(Some(init)) = self.namespaces.first() {
             crate::sysctl::inherit(&mut ns, init);

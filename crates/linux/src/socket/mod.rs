@@ -11,6 +11,8 @@ use ferronet_stack::sock::{self, SockFlags, SockKey, ports};
 use ferronet_stack::{Namespace, tcp};
 use slotmap::Key;
 
+use crate::netlink::{self, NetlinkSock};
+
 use crate::kernel::{
     Caller, File, Kernel, OpenFile, Ready, Received, RecvReq, SendMsg, SockId, af, sock_type,
 };
@@ -42,6 +44,11 @@ impl Kernel {
         Ok((self.world.ns(f.ns).ok_or(Errno::ENXIO)?, i.key))
     }
 
+    /// Is it a netlink socket?
+    fn is_netlink(&self, s: SockId) -> bool {
+        self.files.get(s).is_some_and(|f| matches!(f.file, File::Netlink(_)))
+    }
+
     fn is_tcp(&self, s: SockId) -> bool {
         self.files.get(s).is_some_and(|f| f.ty == sock_type::STREAM)
     }
@@ -53,6 +60,10 @@ impl Kernel {
     pub fn socket(&mut self, c: &mut Caller<'_>, family: i32, ty: i32, proto: i32) -> Result<SockId, Errno> {
         if self.files.len() >= MAX_FILES {
             return Err(Errno::ENFILE);
+        }
+        if family == af::NETLINK {
+            let file = File::Netlink(Box::new(NetlinkSock::new(ty, proto)?));
+            return Ok(self.files.insert(OpenFile { ns: c.ns, file, inode: 0, family, ty, proto }));
         }
         let id = self.files.insert(OpenFile {
             ns: c.ns,
@@ -93,6 +104,9 @@ impl Kernel {
     /// # Errors
     /// As bind(2).
     pub fn bind(&mut self, c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
+        if self.is_netlink(s) {
+            return netlink::bind(self, c, s, addr);
+        }
         let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
         let privileged = c.uid == 0;
         if let Some(()) = self.bind_portless(s, addr)? {
@@ -125,7 +139,10 @@ impl Kernel {
     ///
     /// # Errors
     /// As connect(2).
-    pub fn connect(&mut self, _c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
+    pub fn connect(&mut self, c: &mut Caller<'_>, s: SockId, addr: &[u8]) -> Result<(), Errno> {
+        if self.is_netlink(s) {
+            return netlink::connect(self, c, s, addr);
+        }
         let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
         let tcp = self.is_tcp(s);
         let (ns, key) = self.inet(s)?;
@@ -191,6 +208,9 @@ impl Kernel {
     /// `EAGAIN` when there is no room; as sendmsg(2).
     pub fn sendmsg(&mut self, c: &mut Caller<'_>, s: SockId, m: SendMsg<'_>) -> Result<usize, Errno> {
         const MSG_MORE: i32 = 0x8000;
+        if self.is_netlink(s) {
+            return netlink::sendmsg(self, c, s, &m);
+        }
         if !self.is_tcp(s) {
             return self.send_message(c, s, m);
         }
@@ -205,6 +225,9 @@ impl Kernel {
     /// `EAGAIN` when there is nothing; as recvmsg(2).
     pub fn recvmsg(&mut self, s: SockId, r: RecvReq) -> Result<Received, Errno> {
         const MSG_PEEK: i32 = 2;
+        if self.is_netlink(s) {
+            return netlink::recvmsg(self, s, r);
+        }
         if !self.is_tcp(s) {
             return self.recv_message(s, r);
         }
@@ -260,6 +283,7 @@ impl Kernel {
 
     /// The last descriptor was closed.
     pub fn close(&mut self, s: SockId) {
+        netlink::release(self, s);
         let tcp = self.is_tcp(s);
         if let Ok((ns, key)) = self.inet(s) {
             if tcp {
@@ -276,7 +300,11 @@ impl Kernel {
     /// # Errors
     /// `EBADF`.
     pub fn getsockname(&self, s: SockId) -> Result<Vec<u8>, Errno> {
-        let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
+        let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        if let File::Netlink(n) = &f.file {
+            return Ok(n.getsockname());
+        }
+        let family = f.family;
         let (ns, key) = self.inet_ref(s)?;
         let x = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
         if let sock::Proto::Packet(p) = &x.proto {
@@ -294,6 +322,9 @@ impl Kernel {
     /// `ENOTCONN`.
     pub fn getpeername(&self, s: SockId) -> Result<Vec<u8>, Errno> {
         let f = self.files.get(s).ok_or(Errno::EBADF)?;
+        if let File::Netlink(n) = &f.file {
+            return Ok(n.getpeername());
+        }
         let (ns, key) = self.inet_ref(s)?;
         if f.ty == sock_type::STREAM && !tcp::user::is_connected(ns, key) {
             return Err(Errno::ENOTCONN);
@@ -306,6 +337,9 @@ impl Kernel {
     /// `poll(2)`.
     #[must_use]
     pub fn poll(&self, s: SockId) -> Ready {
+        if let Some(File::Netlink(n)) = self.files.get(s).map(|f| &f.file) {
+            return n.poll();
+        }
         let Ok((ns, key)) = self.inet_ref(s) else { return Ready::empty() };
         Ready::from_bits_truncate(sock::poll_bits(ns, key))
     }
@@ -336,6 +370,9 @@ impl Kernel {
     /// # Errors
     /// `ENOPROTOOPT`, `EINVAL`.
     pub fn getsockopt(&mut self, s: SockId, level: i32, name: i32, len: usize) -> Result<Vec<u8>, Errno> {
+        if let Some((_, n)) = netlink::sock_mut(self, s) {
+            return n.getsockopt(level, name, len);
+        }
         self.get_opt(s, level, name, len)
     }
 
@@ -350,6 +387,9 @@ impl Kernel {
         opt: (i32, i32),
         val: &[u8],
     ) -> Result<(), Errno> {
+        if self.is_netlink(s) {
+            return netlink::setsockopt(self, s, opt, val);
+        }
         self.set_opt(c, s, opt, val)
     }
 

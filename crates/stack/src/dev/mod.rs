@@ -100,6 +100,10 @@ pub struct Device {
     pub flags: u32,
     /// The other end is there (`netif_carrier_ok`).
     pub carrier: bool,
+    /// It was up since it came into its namespace: it has a queueing discipline.
+    pub activated: bool,
+    /// Creation.
+    pub created: Instant,
     /// Carrier transitions since creation: up and down counts.
     pub carrier_changes: [u32; 2],
     /// Link address.
@@ -300,7 +304,10 @@ impl Device {
             kind,
             flags,
             carrier,
-            carrier_changes: [0; 2],
+            activated: false,
+            created: Instant::ZERO,
+            // veth_newlink turns the carrier off.
+            carrier_changes: [0, u32::from(!carrier)],
             mac,
             mtu,
             tx_queue_len: qlen,

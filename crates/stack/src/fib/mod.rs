@@ -2,6 +2,7 @@
 
 mod lookup;
 mod lpm;
+pub mod semantics;
 mod table;
 
 use core::net::IpAddr;

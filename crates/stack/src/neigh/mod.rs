@@ -181,6 +181,13 @@ impl NeighTable {
         self.entries.get(*self.map.get(&key)?)
     }
 
+    /// Says who made an entry (`NDA_PROTOCOL`).
+    pub fn set_protocol(&mut self, key: NeighKey, protocol: u8) {
+        if let Some(n) = self.map.get(&key).and_then(|id| self.entries.get_mut(*id)) {
+            n.protocol = protocol;
+        }
+    }
+
     /// What an entry is about, from its timer's number.
     #[must_use]
     pub fn key_of(&self, id: u64) -> Option<NeighKey> {

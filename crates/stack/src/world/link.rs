@@ -60,6 +60,7 @@ impl World {
         };
         let mut d = Device::new(name, kind, mac, &n.conf);
         d.index = IfIndex(spec.index);
+        d.created = n.env.now;
         if let Some(m) = spec.mtu {
             check_mtu(&d, m)?;
             d.mtu = m;
@@ -154,6 +155,7 @@ impl World {
             return Ok(());
         }
         d.flags = if up { d.flags | iff::UP } else { d.flags & !iff::UP };
+        d.activated |= up;
         let peer = d.peer();
         n.devs.generation += 1;
         if up {
@@ -218,6 +220,7 @@ impl World {
         n.notify.push(Notify::LinkDel(dev, d.name.clone(), d.dev_flags()));
         let t = self.ns_mut(to).ok_or(Errno::EINVAL)?;
         d.name = name;
+        d.activated = false;
         d.conf4 = t.conf.default4.clone();
         d.conf6 = t.conf.default6.clone();
         d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(d.mtu).unwrap_or(i32::MAX);

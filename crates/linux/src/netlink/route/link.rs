@@ -1,0 +1,625 @@
+//! RTM_GETLINK and the content of RTM_NEWLINK (`rtnl_fill_ifinfo`).
+
+use ferronet_core::sysctl::{Conf4, Conf6, NeighParm};
+use ferronet_core::{Errno, IfIndex, NsId};
+use ferronet_stack::dev::{DevKind, DevStats, Device, iff};
+
+use super::super::Req;
+use super::super::codec::{Fields, Msg, Policy, Strictness, nlm_f, parse};
+use super::super::dump::{DumpCx, Out, Source};
+use super::super::notify;
+use super::{hundredths, ifindex, pf, rtm};
+use crate::kernel::Kernel;
+
+/// Attributes of a link (`IFLA_*`).
+#[allow(missing_docs, reason = "linux/if_link.h")]
+pub(in super::super) mod ifla {
+    pub(crate) const ADDRESS: u16 = 1;
+    pub(crate) const BROADCAST: u16 = 2;
+    pub(crate) const IFNAME: u16 = 3;
+    pub(crate) const MTU: u16 = 4;
+    pub(crate) const LINK: u16 = 5;
+    pub(crate) const QDISC: u16 = 6;
+    pub(crate) const STATS: u16 = 7;
+    pub(crate) const MASTER: u16 = 10;
+    pub(crate) const PROTINFO: u16 = 12;
+    pub(crate) const TXQLEN: u16 = 13;
+    pub(crate) const MAP: u16 = 14;
+    pub(crate) const OPERSTATE: u16 = 16;
+    pub(crate) const LINKMODE: u16 = 17;
+    pub(crate) const LINKINFO: u16 = 18;
+    pub(crate) const NET_NS_PID: u16 = 19;
+    pub(crate) const IFALIAS: u16 = 20;
+    pub(crate) const STATS64: u16 = 23;
+    pub(crate) const AF_SPEC: u16 = 26;
+    pub(crate) const GROUP: u16 = 27;
+    pub(crate) const NET_NS_FD: u16 = 28;
+    pub(crate) const EXT_MASK: u16 = 29;
+    pub(crate) const CARRIER: u16 = 33;
+    pub(crate) const LINK_NETNSID: u16 = 37;
+    pub(crate) const XDP: u16 = 43;
+    pub(crate) const NEW_IFINDEX: u16 = 49;
+    pub(crate) const TARGET_NETNSID: u16 = 46;
+    pub(crate) const PROP_LIST: u16 = 52;
+    pub(crate) const ALT_IFNAME: u16 = 53;
+}
+
+/// Bytes of `struct ifinfomsg`.
+pub(super) const IFINFO: usize = 16;
+/// `RTEXT_FILTER_SKIP_STATS`.
+const SKIP_STATS: u32 = 8;
+
+/// `ifla_policy`.
+#[rustfmt::skip]
+pub(super) const POLICY: [Policy; 70] = {
+    use Policy::{Any, Binary, Flag, Min, Nested, Reject, S32, Str, U8, U16, U32, U64};
+    [
+        Any, Binary(32), Binary(32), Str(15), U32, U32, Any, Any, Any, Any, // 0 to 9
+        U32, Any, Any, U32, Min(24), U32, U8, U8, Nested, U32, // 10 to 19
+        Str(255), Any, Nested, Any, Nested, Nested, Nested, U32, U32, U32, // 20 to 29
+        U32, U32, U32, U8, Binary(32), U32, Binary(32), S32, Str(15), U8, // 30 to 39
+        U32, U32, Any, Nested, U32, S32, S32, U32, U32, S32, // 40 to 49
+        U32, U32, Nested, Str(127), Reject, Nested, Reject, Any, U32, U32, // 50 to 59
+        U32, Reject, Any, U32, U32, Reject, U64, U8, U16, Flag, // 60 to 69
+    ]
+};
+
+/// What one `RTM_NEWLINK` is made for.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct View {
+    /// `RTM_NEWLINK` or `RTM_DELLINK`.
+    pub(in super::super) ty: u16,
+    pub(in super::super) flags: u16,
+    pub(in super::super) seq: u32,
+    pub(in super::super) portid: u32,
+    /// `ifi_change`.
+    pub(in super::super) change: u32,
+    /// `IFLA_EXT_MASK` of the asker.
+    pub(in super::super) ext_mask: u32,
+}
+
+/// `ARPHRD_*` of a device.
+pub(in super::super) fn dev_type(d: &Device) -> u16 {
+    match d.kind {
+        DevKind::Loopback => 772,
+        DevKind::Backend { ethernet: false, .. } => 0xfffe,
+        DevKind::Veth(_) | DevKind::Dummy | DevKind::Backend { ethernet: true, .. } => 1,
+    }
+}
+
+/// The name of the device's kind, as `ip link add type KIND` knows it.
+pub(super) fn kind_name(d: &Device) -> Option<&'static str> {
+    match d.kind {
+        DevKind::Loopback => None,
+        DevKind::Veth(_) => Some("veth"),
+        DevKind::Dummy => Some("dummy"),
+        DevKind::Backend { .. } => Some("tun"),
+    }
+}
+
+/// Range of the MTU; 0 as largest for no limit.
+pub(super) fn mtu_range(d: &Device) -> (u32, u32) {
+    match d.kind {
+        DevKind::Loopback | DevKind::Dummy => (0, 0),
+        DevKind::Veth(_) | DevKind::Backend { ethernet: false, .. } => (68, 65535),
+        DevKind::Backend { ethernet: true, .. } => (68, 65521),
+    }
+}
+
+/// RFC 2863 operational state (`default_operstate`).
+fn operstate(k: &Kernel, ns: NsId, d: &Device) -> u8 {
+    const UNKNOWN: u8 = 0;
+    const DOWN: u8 = 2;
+    const LOWERLAYERDOWN: u8 = 3;
+    const UP: u8 = 6;
+    if !d.is_up() {
+        return DOWN;
+    }
+    let is_veth = matches!(d.kind, DevKind::Veth(_));
+    if d.carrier {
+        // Devices whose carrier was never off have no link event that would say more.
+        return if is_veth { UP } else { UNKNOWN };
+    }
+    let Some((_, peer)) = d.peer().filter(|p| p.1 != d.index) else { return DOWN };
+    match k.world.ns(ns).and_then(|n| n.devs.get(peer)) {
+        Some(p) if !p.carrier => LOWERLAYERDOWN,
+        Some(_) | None => DOWN,
+    }
+}
+
+/// Name of the queueing discipline: `noop` before the device was up for the first time.
+fn qdisc(d: &Device) -> &'static str {
+    match &d.netem {
+        Some(n) if !n.params().is_transparent() => "netem",
+        _ if !d.activated => "noop",
+        _ if matches!(d.kind, DevKind::Backend { .. }) => "pfifo_fast",
+        _ => "noqueue",
+    }
+}
+
+fn ifinfo(m: &mut Msg, family: u8, d: &Device, change: u32) {
+    m.raw(&[family, 0]);
+    // `raw` pads to four bytes: the type belongs into the second half of the first word.
+    let at = m.len() - 2;
+    m.patch(at, &dev_type(d).to_ne_bytes());
+    m.raw(&d.index.0.to_ne_bytes());
+    m.raw(&d.dev_flags().to_ne_bytes());
+    m.raw(&change.to_ne_bytes());
+}
+
+/// The message about a device; `None` when it is not there. Numbers the peer's namespace when needed.
+pub(in super::super) fn fill(k: &mut Kernel, ns: NsId, dev: IfIndex, v: View) -> Option<Vec<u8>> {
+    let peer = k.world.ns(ns)?.devs.get(dev)?.peer();
+    let netnsid = match peer {
+        Some((pns, _)) if pns != ns => Some(notify::peernet2id_alloc(k, ns, pns)),
+        Some(_) | None => None,
+    };
+    let d = k.world.ns(ns)?.devs.get(dev)?;
+    let mut m = Msg::new(v.ty, v.flags, v.seq, v.portid);
+    ifinfo(&mut m, pf::UNSPEC, d, v.change);
+    fill_device(&mut m, d, operstate(k, ns, d));
+    fill_stats(&mut m, &d.stats);
+    let xdp = m.nest(ifla::XDP);
+    m.u8(2, 0);
+    m.end(xdp);
+    fill_linkinfo(&mut m, d);
+    if let Some(id) = netnsid {
+        m.i32(ifla::LINK_NETNSID, id);
+    }
+    if let Some((_, i)) = peer
+        && (netnsid.is_some() || i != dev)
+    {
+        m.u32(ifla::LINK, i.0);
+    } else if matches!(d.kind, DevKind::Veth(None)) {
+        m.u32(ifla::LINK, 0);
+    }
+    m.str(ifla::QDISC, qdisc(d));
+    fill_af(&mut m, d, v.ext_mask);
+    m.put(ifla::MAP, &[0; 32]);
+    if !d.altnames.is_empty() {
+        let n = m.nest(ifla::PROP_LIST | super::super::codec::NLA_F_NESTED);
+        for a in &d.altnames {
+            m.str(ifla::ALT_IFNAME, a);
+        }
+        m.end(n);
+    }
+    // IFLA_DEVLINK_PORT and IFLA_DPLL_PIN: nested and empty.
+    m.put(62 | super::super::codec::NLA_F_NESTED, &[]);
+    m.put(65 | super::super::codec::NLA_F_NESTED, &[]);
+    Some(m.finish())
+}
+
+/// The attributes up to the counters.
+fn fill_device(m: &mut Msg, d: &Device, operstate: u8) {
+    let (min, max) = mtu_range(d);
+    let tso = if matches!(d.kind, DevKind::Backend { .. }) { 65536 } else { 0x7fff8 };
+    m.str(ifla::IFNAME, &d.name);
+    m.u32(ifla::TXQLEN, d.tx_queue_len);
+    m.u8(ifla::OPERSTATE, operstate);
+    m.u8(ifla::LINKMODE, 0);
+    // IFLA_NETNS_IMMUTABLE.
+    m.u8(67, u8::from(d.is_loopback()));
+    m.u32(ifla::MTU, d.mtu);
+    m.u32(50, min);
+    m.u32(51, max);
+    m.u32(ifla::GROUP, d.group);
+    // IFLA_PROMISCUITY, IFLA_ALLMULTI: counts of users.
+    m.u32(30, u32::from(d.flags & iff::PROMISC != 0));
+    m.u32(61, u32::from(d.flags & iff::ALLMULTI != 0));
+    m.u32(31, 1);
+    // GSO_MAX_SEGS, GSO_MAX_SIZE, GRO_MAX_SIZE, their IPv4 counterparts, TSO_MAX_SIZE, TSO_MAX_SEGS.
+    for (ty, v) in [(40, 65535), (41, 65536), (58, 65536), (63, 65536), (64, 65536), (59, tso), (60, 65535), (66, 0)]
+    {
+        m.u32(ty, v);
+    }
+    m.u32(32, 1);
+    m.u8(ifla::CARRIER, u8::from(d.carrier));
+    if !d.alias.is_empty() {
+        m.str(ifla::IFALIAS, &d.alias);
+    }
+    let [up, down] = d.carrier_changes;
+    m.u32(35, up.wrapping_add(down));
+    m.u32(47, up);
+    m.u32(48, down);
+    // IFLA_HEADROOM, IFLA_TAILROOM, IFLA_PROTO_DOWN.
+    m.u16(68, 0);
+    m.u16(69, 0);
+    m.u8(39, 0);
+    if d.has_ethernet() {
+        m.put(ifla::ADDRESS, &d.mac.0);
+        m.put(ifla::BROADCAST, if d.is_loopback() { &[0; 6] } else { &[0xff; 6] });
+    }
+}
+
+/// `struct rtnl_link_stats64` and the 32-bit one.
+fn fill_stats(m: &mut Msg, s: &DevStats) {
+    let v = stats64(s);
+    let wide: Vec<u8> = v.iter().flat_map(|n| n.to_ne_bytes()).collect();
+    m.put(ifla::STATS64, &wide);
+    let narrow: Vec<u8> = v.iter().take(24).flat_map(|n| (*n as u32).to_ne_bytes()).collect();
+    m.put(ifla::STATS, &narrow);
+}
+
+fn stats64(s: &DevStats) -> [u64; 25] {
+    [
+        s.rx_packets,
+        s.tx_packets,
+        s.rx_bytes,
+        s.tx_bytes,
+        s.rx_errors,
+        s.tx_errors,
+        s.rx_dropped,
+        s.tx_dropped,
+        s.multicast,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        s.tx_carrier_errors,
+        0,
+        0,
+        0,
+        0,
+        0,
+        s.rx_nohandler,
+        0,
+    ]
+}
+
+fn fill_linkinfo(m: &mut Msg, d: &Device) {
+    let Some(kind) = kind_name(d) else { return };
+    let info = m.nest(ifla::LINKINFO);
+    m.str(1, kind);
+    if let DevKind::Backend { ethernet, .. } = d.kind {
+        let data = m.nest(2);
+        // IFLA_TUN_TYPE, PI, VNET_HDR, PERSIST, MULTI_QUEUE.
+        for (ty, v) in [(3, if ethernet { 2 } else { 1 }), (4, 0), (5, 1), (6, 0), (7, 0)] {
+            m.u8(ty, v);
+        }
+        m.end(data);
+    }
+    m.end(info);
+}
+
+/// Order of the values in `IFLA_INET_CONF` (`IPV4_DEVCONF_*`, linux/ip.h).
+const CONF4: [Conf4; 33] = [
+    Conf4::Forwarding,
+    Conf4::McForwarding,
+    Conf4::ProxyArp,
+    Conf4::AcceptRedirects,
+    Conf4::SecureRedirects,
+    Conf4::SendRedirects,
+    Conf4::SharedMedia,
+    Conf4::RpFilter,
+    Conf4::AcceptSourceRoute,
+    Conf4::BootpRelay,
+    Conf4::LogMartians,
+    Conf4::Tag,
+    Conf4::ArpFilter,
+    Conf4::MediumId,
+    Conf4::DisableXfrm,
+    Conf4::DisablePolicy,
+    Conf4::ForceIgmpVersion,
+    Conf4::ArpAnnounce,
+    Conf4::ArpIgnore,
+    Conf4::PromoteSecondaries,
+    Conf4::ArpAccept,
+    Conf4::ArpNotify,
+    Conf4::AcceptLocal,
+    Conf4::SrcValidMark,
+    Conf4::ProxyArpPvlan,
+    Conf4::RouteLocalnet,
+    Conf4::Igmpv2UnsolicitedReportInterval,
+    Conf4::Igmpv3UnsolicitedReportInterval,
+    Conf4::IgnoreRoutesWithLinkdown,
+    Conf4::DropUnicastInL2Multicast,
+    Conf4::DropGratuitousArp,
+    Conf4::BcForwarding,
+    Conf4::ArpEvictNocarrier,
+];
+
+/// Order of the values in `IFLA_INET6_CONF` (`DEVCONF_*`, linux/ipv6.h), by the name of the tunable; empty for what
+/// has no number there.
+const CONF6: [&str; 60] = [
+    "forwarding",
+    "hop_limit",
+    "mtu",
+    "accept_ra",
+    "accept_redirects",
+    "autoconf",
+    "dad_transmits",
+    "router_solicitations",
+    "router_solicitation_interval",
+    "router_solicitation_delay",
+    "use_tempaddr",
+    "temp_valid_lft",
+    "temp_prefered_lft",
+    "regen_max_retry",
+    "max_desync_factor",
+    "max_addresses",
+    "force_mld_version",
+    "accept_ra_defrtr",
+    "accept_ra_pinfo",
+    "accept_ra_rtr_pref",
+    "router_probe_interval",
+    "accept_ra_rt_info_max_plen",
+    "proxy_ndp",
+    "optimistic_dad",
+    "accept_source_route",
+    "mc_forwarding",
+    "disable_ipv6",
+    "accept_dad",
+    "force_tllao",
+    "ndisc_notify",
+    "mldv1_unsolicited_report_interval",
+    "mldv2_unsolicited_report_interval",
+    "suppress_frag_ndisc",
+    "accept_ra_from_local",
+    "use_optimistic",
+    "accept_ra_mtu",
+    "",
+    "use_oif_addrs_only",
+    "accept_ra_min_hop_limit",
+    "ignore_routes_with_linkdown",
+    "drop_unicast_in_l2_multicast",
+    "drop_unsolicited_na",
+    "keep_addr_on_down",
+    "router_solicitation_max_interval",
+    "seg6_enabled",
+    "seg6_require_hmac",
+    "enhanced_dad",
+    "addr_gen_mode",
+    "disable_policy",
+    "accept_ra_rt_info_min_plen",
+    "ndisc_tclass",
+    "rpl_seg_enabled",
+    "ra_defrtr_metric",
+    "ioam6_enabled",
+    "ioam6_id",
+    "ioam6_id_wide",
+    "ndisc_evict_nocarrier",
+    "accept_untracked_na",
+    "accept_ra_min_lft",
+    "force_forwarding",
+];
+
+fn conf6_value(d: &Device, name: &str) -> i32 {
+    let Some(c) = Conf6::by_name(name) else { return 0 };
+    let v = d.conf6.get(c);
+    match name {
+        // Seconds there, milliseconds here.
+        "router_solicitation_interval"
+        | "router_solicitation_delay"
+        | "router_solicitation_max_interval"
+        | "router_probe_interval" => v.saturating_mul(1000),
+        // ipv6_add_dev: devices without DAD and temporary addresses.
+        "use_tempaddr" | "accept_dad" if d.is_loopback() => -1,
+        "mtu" => d.mtu.cast_signed(),
+        _ => v,
+    }
+}
+
+/// `IFLA_AF_SPEC`: tunables and, unless skipped, counters of IPv4 and IPv6.
+fn fill_af(m: &mut Msg, d: &Device, ext_mask: u32) {
+    let af = m.nest(ifla::AF_SPEC);
+    let inet = m.nest(u16::from(pf::INET));
+    let conf: Vec<u8> = CONF4
+        .iter()
+        .flat_map(|c| match c {
+            // inet_init_net: loopback needs no transformation and no policy.
+            Conf4::DisableXfrm | Conf4::DisablePolicy if d.is_loopback() => 1,
+            _ => d.conf4.get(*c),
+        }
+        .to_ne_bytes())
+        .collect();
+    m.put(1, &conf);
+    m.end(inet);
+    let inet6 = m.nest(u16::from(pf::INET6));
+    fill_inet6(m, d, ext_mask);
+    m.end(inet6);
+    m.end(af);
+}
+
+/// `inet6_fill_ifla6_attrs`.
+fn fill_inet6(m: &mut Msg, d: &Device, ext_mask: u32) {
+    const IF_RS_SENT: u32 = 0x10;
+    const IF_READY: u32 = 0x8000_0000;
+    let ready = d.is_up() && d.carrier;
+    let mut flags = 0;
+    if ready {
+        flags |= IF_READY;
+        if !d.is_loopback() {
+            flags |= IF_RS_SENT;
+        }
+    }
+    m.u32(1, flags);
+    let created = hundredths(d.created);
+    let reachable = d.neigh6.get(NeighParm::BaseReachableTimeMs);
+    let info: Vec<u8> = [65535, created, reachable.cast_unsigned(), 1000].iter().flat_map(|v| v.to_ne_bytes()).collect();
+    m.put(5, &info);
+    let conf: Vec<u8> = CONF6.iter().flat_map(|c| conf6_value(d, c).to_ne_bytes()).collect();
+    m.put(2, &conf);
+    if ext_mask & SKIP_STATS == 0 {
+        // IFLA_INET6_STATS and IFLA_INET6_ICMP6STATS: the first number counts the numbers.
+        for (ty, n) in [(3, 38_u64), (6, 7)] {
+            let words: Vec<u8> =
+                core::iter::once(n).chain(core::iter::repeat_n(0, n as usize - 1)).flat_map(u64::to_ne_bytes).collect();
+            m.put(ty, &words);
+        }
+    }
+    m.put(7, &[0; 16]);
+    m.u8(8, d.conf6.get(Conf6::AddrGenMode) as u8);
+}
+
+/// The message of `ip -6 link` (`inet6_fill_ifinfo`).
+fn fill6(k: &Kernel, ns: NsId, d: &Device, v: View) -> Vec<u8> {
+    let mut m = Msg::new(v.ty, v.flags, v.seq, v.portid);
+    ifinfo(&mut m, pf::INET6, d, 0);
+    m.str(ifla::IFNAME, &d.name);
+    if d.has_ethernet() {
+        m.put(ifla::ADDRESS, &d.mac.0);
+    }
+    m.u32(ifla::MTU, d.mtu);
+    if let Some((_, i)) = d.peer().filter(|p| p.1 != d.index) {
+        m.u32(ifla::LINK, i.0);
+    }
+    m.u8(ifla::OPERSTATE, operstate(k, ns, d));
+    let n = m.nest(ifla::PROTINFO);
+    fill_inet6(&mut m, d, 0);
+    m.end(n);
+    m.finish()
+}
+
+/// RTM_GETLINK for one device (`rtnl_getlink`).
+pub(super) fn get(r: &mut Req<'_, '_>) -> Result<(), Errno> {
+    let Some((head, attrs)) = r.split(IFINFO) else {
+        return r.ext.err(Errno::EINVAL, "Invalid header for get link");
+    };
+    let mut f = Fields(head);
+    let (_, pad, ty, index, flags, change) = (f.u8(), f.u8(), f.u16(), f.i32(), f.u32(), f.u32());
+    let how = if r.strict { Strictness::Strict } else { Strictness::Liberal };
+    if r.strict && (pad != 0 || ty != 0 || flags != 0 || change != 0) {
+        return r.ext.err(Errno::EINVAL, "Invalid values in header for get link request");
+    }
+    let tb = parse(attrs, &POLICY, how, &mut r.ext)?;
+    let fits = |t| [ifla::IFNAME, ifla::EXT_MASK, ifla::ALT_IFNAME, ifla::TARGET_NETNSID].contains(&t);
+    if r.strict && tb.iter().any(|a| !fits(a.ty)) {
+        return r.ext.err(Errno::EINVAL, "Unsupported attribute in get link request");
+    }
+    let ns = super::link_set::target_netnsid(r, &tb)?.unwrap_or(r.ns);
+    let net = r.kernel.world.ns(ns).ok_or(Errno::ENODEV)?;
+    let name = tb.get(ifla::IFNAME).or(tb.get(ifla::ALT_IFNAME)).map(|a| a.str());
+    let dev = match (index, name) {
+        (i, _) if i > 0 => ifindex(i).and_then(|i| net.devs.get(i)),
+        (_, Some(n)) => net.devs.by_name(&n),
+        (_, None) => return Err(Errno::EINVAL),
+    };
+    let dev = dev.ok_or(Errno::ENODEV)?.index;
+    let v = View {
+        ty: rtm::NEWLINK,
+        flags: 0,
+        seq: r.hdr.seq,
+        portid: r.portid,
+        change: 0,
+        ext_mask: tb.u32(ifla::EXT_MASK).unwrap_or(0),
+    };
+    let m = fill(r.kernel, ns, dev, v).ok_or(Errno::ENODEV)?;
+    r.replies.push(m);
+    Ok(())
+}
+
+/// RTM_GETLINK for all devices (`rtnl_dump_ifinfo`, `inet6_dump_ifinfo`).
+pub(super) fn dump(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
+    if pf == pf::BRIDGE {
+        // No bridges: no ports.
+        r.start(super::super::dump::Nothing::default());
+        return Ok(());
+    }
+    let mut d = LinkDump { ns: r.ns, v6: pf == pf::INET6, ..LinkDump::default() };
+    if let Err(e) = dump_filter(r, &mut d) {
+        r.fail_dump(e, false);
+        return Ok(());
+    }
+    r.start(d);
+    Ok(())
+}
+
+fn dump_filter(r: &mut Req<'_, '_>, d: &mut LinkDump) -> Result<(), Errno> {
+    let full = r.split(IFINFO);
+    if r.strict && !d.v6 {
+        let Some((head, _)) = full else {
+            return r.ext.err(Errno::EINVAL, "Invalid header for link dump");
+        };
+        let mut f = Fields(head);
+        let (_, pad, ty, index, flags, change) = (f.u8(), f.u8(), f.u16(), f.i32(), f.u32(), f.u32());
+        if pad != 0 || ty != 0 || flags != 0 || change != 0 {
+            return r.ext.err(Errno::EINVAL, "Invalid values in header for link dump request");
+        }
+        if index != 0 {
+            return r.ext.err(Errno::EINVAL, "Filter by device index not supported for link dump");
+        }
+    }
+    if d.v6 {
+        return Ok(());
+    }
+    // Old programs send struct rtgenmsg instead of struct ifinfomsg.
+    let Some((_, attrs)) = full.or_else(|| r.split(1)) else { return Ok(()) };
+    let how = if r.strict { Strictness::Strict } else { Strictness::Liberal };
+    let tb = match parse(attrs, &POLICY, how, &mut r.ext) {
+        Ok(tb) => tb,
+        Err(e) if r.strict => return Err(e),
+        Err(_) => return Ok(()),
+    };
+    let fits = |t| [ifla::TARGET_NETNSID, ifla::EXT_MASK, ifla::MASTER, ifla::LINKINFO].contains(&t);
+    if r.strict && tb.iter().any(|a| !fits(a.ty)) {
+        return r.ext.err(Errno::EINVAL, "Unsupported attribute in link dump request");
+    }
+    if let Some(ns) = super::link_set::target_netnsid(r, &tb)? {
+        d.ns = ns;
+    }
+    d.ext_mask = tb.u32(ifla::EXT_MASK).unwrap_or(0);
+    d.master = tb.u32(ifla::MASTER).filter(|m| *m != 0);
+    let kind = tb.get(ifla::LINKINFO).and_then(|a| a.nested().find(|a| a.ty == 1)).map(|a| a.str());
+    d.kind = kind.filter(|k| ["veth", "dummy", "tun"].contains(&k.as_str()));
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct LinkDump {
+    ns: NsId,
+    v6: bool,
+    ext_mask: u32,
+    master: Option<u32>,
+    kind: Option<String>,
+    after: u32,
+}
+
+impl Source for LinkDump {
+    fn fill(&mut self, cx: &mut DumpCx<'_>, want: usize, out: &mut Out) -> Result<bool, Errno> {
+        let Some(net) = cx.kernel.world.ns(self.ns) else { return Ok(true) };
+        let all: Vec<IfIndex> = net
+            .devs
+            .iter()
+            .filter(|d| d.index.0 > self.after)
+            .filter(|d| self.master.is_none() && self.kind.as_deref().is_none_or(|k| kind_name(d) == Some(k)))
+            .map(|d| d.index)
+            .collect();
+        for i in all {
+            if out.bytes() >= want {
+                return Ok(false);
+            }
+            let v = View {
+                ty: rtm::NEWLINK,
+                flags: nlm_f::MULTI,
+                seq: cx.seq,
+                portid: cx.portid,
+                change: 0,
+                ext_mask: self.ext_mask,
+            };
+            let m = if self.v6 {
+                let d = cx.kernel.world.ns(self.ns).and_then(|n| n.devs.get(i));
+                d.map(|d| fill6(cx.kernel, self.ns, d, v))
+            } else {
+                fill(cx.kernel, self.ns, i, v)
+            };
+            if let Some(m) = m {
+                out.push(m);
+            }
+            self.after = i.0;
+        }
+        Ok(true)
+    }
+    fn generation(&self, k: &Kernel, ns: NsId) -> u64 {
+        super::generation(k, ns)
+    }
+    fn done_in_last(&self) -> bool {
+        self.v6
+    }
+    fn filtered(&self) -> bool {
+        self.master.is_some() || self.kind.is_some()
+    }
+}
