@@ -35,7 +35,12 @@ pub(crate) struct State {
 
 impl Default for State {
     fn default() -> Self {
-        State { ports: BTreeMap::new(), listeners: BTreeMap::new(), nsids: nsid::Nsids::default(), rover: -4097 }
+        State {
+            ports: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            nsids: nsid::Nsids::default(),
+            rover: -4097,
+        }
     }
 }
 
@@ -284,7 +289,8 @@ fn one_message(k: &mut Kernel, c: &mut Caller<'_>, s: SockId, hdr: Hdr, msg: &[u
     if started.is_some() && busy {
         result = Err(Errno::EBUSY);
     }
-    let origin = notify::Origin { sock: s, portid: to.portid, seq: hdr.seq, echo: hdr.flags & nlm_f::ECHO != 0 };
+    let origin =
+        notify::Origin { sock: s, portid: to.portid, seq: hdr.seq, echo: hdr.flags & nlm_f::ECHO != 0 };
     notify::drain_from(k, Some(origin));
     let Some((_, sock)) = sock_mut(k, s) else { return };
     let mut readable = false;

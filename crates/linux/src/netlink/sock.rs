@@ -187,11 +187,7 @@ impl NetlinkSock {
         self.sndbuf
     }
     pub(super) fn ack_to(&self) -> AckTo {
-        AckTo {
-            portid: self.portid.unwrap_or(0),
-            ext_ack: self.opt.ext_ack,
-            cap_ack: self.opt.cap_ack,
-        }
+        AckTo { portid: self.portid.unwrap_or(0), ext_ack: self.opt.ext_ack, cap_ack: self.opt.cap_ack }
     }
 
     /// `getsockname(2)`.
@@ -377,13 +373,8 @@ impl NetlinkSock {
         if cut {
             flags |= msg::CTRUNC;
         }
-        let mut out = Received {
-            data: Vec::new(),
-            len: s.data.len(),
-            name: sockaddr(s.portid, mask),
-            control,
-            flags,
-        };
+        let mut out =
+            Received { data: Vec::new(), len: s.data.len(), name: sockaddr(s.portid, mask), control, flags };
         if peek {
             out.data = s.data.get(..n).unwrap_or_default().to_vec();
         } else if let Some(mut s) = self.queue.pop_front() {

@@ -53,7 +53,8 @@ pub fn route_add(ns: &mut Namespace, mut e: FibEntry, mut how: How) -> Result<()
     }
     if family == Family::V6 && !how.create {
         // fib6_add_1: a change needs something to change, everything else may create.
-        if how.replace && ns.fib.table(family, e.table).is_none_or(|t| t.routes(e.dst, e.dst_len).is_empty()) {
+        if how.replace && ns.fib.table(family, e.table).is_none_or(|t| t.routes(e.dst, e.dst_len).is_empty())
+        {
             return Err(no(Errno::ENOENT, "Can not replace route - no match found"));
         }
         how.create = true;
@@ -140,10 +141,7 @@ fn use_dev<'a>(ns: &'a Namespace, n: &mut NextHop, down: &'static str) -> Result
 
 fn fib_check_nh_nongw(ns: &Namespace, n: &mut NextHop) -> Result<(), Refused> {
     if n.flags & (RTNH_F_PERVASIVE | RTNH_F_ONLINK) != 0 {
-        return Err(no(
-            Errno::EINVAL,
-            "Invalid flags for nexthop - PERVASIVE and ONLINK can not be set",
-        ));
+        return Err(no(Errno::EINVAL, "Invalid flags for nexthop - PERVASIVE and ONLINK can not be set"));
     }
     use_dev(ns, n, "Device for nexthop is not up").map(|_| ())
 }
@@ -283,7 +281,8 @@ fn ip6_route_check_nh(ns: &Namespace, n: &mut NextHop, gw: IpAddr, table: u32) -
         })
     });
     let flow = Flow { oif: n.dev, ..Flow::to(gw) };
-    let hit = own.flatten().or_else(|| ns.fib.lookup_with(&flow, &ns.devs, &mut |e, h| on_link(e, h)).flatten());
+    let hit =
+        own.flatten().or_else(|| ns.fib.lookup_with(&flow, &ns.devs, &mut |e, h| on_link(e, h)).flatten());
     let dev = hit.ok_or(Errno::EHOSTUNREACH)?;
     if !n.dev.is_none() && n.dev != dev {
         return Err(Errno::EHOSTUNREACH.into());

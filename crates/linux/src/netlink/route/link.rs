@@ -208,7 +208,8 @@ fn fill_device(m: &mut Msg, d: &Device, operstate: u8) {
     m.u32(61, u32::from(d.flags & iff::ALLMULTI != 0));
     m.u32(31, 1);
     // GSO_MAX_SEGS, GSO_MAX_SIZE, GRO_MAX_SIZE, their IPv4 counterparts, TSO_MAX_SIZE, TSO_MAX_SEGS.
-    for (ty, v) in [(40, 65535), (41, 65536), (58, 65536), (63, 65536), (64, 65536), (59, tso), (60, 65535), (66, 0)]
+    for (ty, v) in
+        [(40, 65535), (41, 65536), (58, 65536), (63, 65536), (64, 65536), (59, tso), (60, 65535), (66, 0)]
     {
         m.u32(ty, v);
     }
@@ -409,12 +410,14 @@ fn fill_af(m: &mut Msg, d: &Device, ext_mask: u32) {
     let inet = m.nest(u16::from(pf::INET));
     let conf: Vec<u8> = CONF4
         .iter()
-        .flat_map(|c| match c {
-            // inet_init_net: loopback needs no transformation and no policy.
-            Conf4::DisableXfrm | Conf4::DisablePolicy if d.is_loopback() => 1,
-            _ => d.conf4.get(*c),
-        }
-        .to_ne_bytes())
+        .flat_map(|c| {
+            match c {
+                // inet_init_net: loopback needs no transformation and no policy.
+                Conf4::DisableXfrm | Conf4::DisablePolicy if d.is_loopback() => 1,
+                _ => d.conf4.get(*c),
+            }
+            .to_ne_bytes()
+        })
         .collect();
     m.put(1, &conf);
     m.end(inet);
@@ -439,15 +442,18 @@ fn fill_inet6(m: &mut Msg, d: &Device, ext_mask: u32) {
     m.u32(1, flags);
     let created = hundredths(d.created);
     let reachable = d.neigh6.get(NeighParm::BaseReachableTimeMs);
-    let info: Vec<u8> = [65535, created, reachable.cast_unsigned(), 1000].iter().flat_map(|v| v.to_ne_bytes()).collect();
+    let info: Vec<u8> =
+        [65535, created, reachable.cast_unsigned(), 1000].iter().flat_map(|v| v.to_ne_bytes()).collect();
     m.put(5, &info);
     let conf: Vec<u8> = CONF6.iter().flat_map(|c| conf6_value(d, c).to_ne_bytes()).collect();
     m.put(2, &conf);
     if ext_mask & SKIP_STATS == 0 {
         // IFLA_INET6_STATS and IFLA_INET6_ICMP6STATS: the first number counts the numbers.
         for (ty, n) in [(3, 38_u64), (6, 7)] {
-            let words: Vec<u8> =
-                core::iter::once(n).chain(core::iter::repeat_n(0, n as usize - 1)).flat_map(u64::to_ne_bytes).collect();
+            let words: Vec<u8> = core::iter::once(n)
+                .chain(core::iter::repeat_n(0, n as usize - 1))
+                .flat_map(u64::to_ne_bytes)
+                .collect();
             m.put(ty, &words);
         }
     }

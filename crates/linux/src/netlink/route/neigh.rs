@@ -220,7 +220,9 @@ pub(super) fn getneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     }
     let f = match family(pf) {
         Some(f) => f,
-        None => return r.ext.err(Errno::EAFNOSUPPORT, "Unsupported family in header for neighbor get request"),
+        None => {
+            return r.ext.err(Errno::EAFNOSUPPORT, "Unsupported family in header for neighbor get request");
+        }
     };
     let Some(addr) = dst(&q, f) else {
         return r.ext.err(Errno::EINVAL, "Invalid network address in neighbor get request");
@@ -319,7 +321,12 @@ impl Source for NeighDump {
             if out.bytes() >= want {
                 return Ok(false);
             }
-            out.push(fill(Msg::new(rtm::NEWNEIGH, flags, cx.seq, cx.portid), n, kind(n.key.addr), net.env.now));
+            out.push(fill(
+                Msg::new(rtm::NEWNEIGH, flags, cx.seq, cx.portid),
+                n,
+                kind(n.key.addr),
+                net.env.now,
+            ));
             self.after = Some(at);
         }
         Ok(true)

@@ -291,8 +291,7 @@ fn dump_filter(r: &mut Req<'_, '_>, d: &mut RouteDump) -> Result<(), (Errno, boo
         let dev = ifindex(a.i32()).filter(|i| r.net().is_ok_and(|n| n.devs.get(*i).is_some()));
         d.dev = Some(dev.ok_or((Errno::ENODEV, false))?);
     }
-    d.filtered =
-        flags & rtm_f::CLONED != 0 || protocol != 0 || kind != 0 || d.table != 0 || d.dev.is_some();
+    d.filtered = flags & rtm_f::CLONED != 0 || protocol != 0 || kind != 0 || d.table != 0 || d.dev.is_some();
     let family = d.family.unwrap_or(Family::V4);
     let there = r.net().ok().and_then(|n| n.fib.table(family, d.table));
     // IPv4 makes tables, except main, with their first route.

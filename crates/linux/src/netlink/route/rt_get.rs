@@ -190,7 +190,8 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     };
     let table = if q.flags & rtm_f::LOOKUP_TABLE != 0 { rt.table } else { table_id::MAIN };
     let lens = (32, if q.src.is_some() { 32 } else { 0 });
-    RtMsg { family: 2, lens, tos: q.tos, table, protocol: 0, scope: 0, kind: rt.kind as u8, flags }.put(&mut m);
+    RtMsg { family: 2, lens, tos: q.tos, table, protocol: 0, scope: 0, kind: rt.kind as u8, flags }
+        .put(&mut m);
     m.ip(rta::DST, q.flow.dst);
     if let Some(s) = q.src {
         m.ip(rta::SRC, s);
@@ -231,7 +232,9 @@ fn get6(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
         }
         None => match ipv6::route::ip6_route_output(net, &q.flow) {
             Ok((rt, s)) => (rt, Some(s)),
-            Err(Errno::EADDRNOTAVAIL) => (net.fib.lookup(&q.flow, &net.devs).ok_or(Errno::ENETUNREACH)?, None),
+            Err(Errno::EADDRNOTAVAIL) => {
+                (net.fib.lookup(&q.flow, &net.devs).ok_or(Errno::ENETUNREACH)?, None)
+            }
             Err(e) => return Err(e),
         },
     };

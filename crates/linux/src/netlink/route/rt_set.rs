@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::super::Req;
 use super::super::codec::{Attr, Attrs, Fields, Policy, Strictness, nlm_f, parse};
 use super::ifindex;
-use super::rt::{POLICY4, POLICY6, RTMSG, rta, rtnh_f, route_type};
+use super::rt::{POLICY4, POLICY6, RTMSG, route_type, rta, rtnh_f};
 
 type Tb<'a> = Attrs<'a, 31>;
 
@@ -268,9 +268,10 @@ pub(super) fn delroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
         let src = e.prefsrc.is_none() || o.prefsrc == e.prefsrc;
         let hops = if want_multi {
             o.nexthops.len() == e.nexthops.len()
-                && o.nexthops.iter().zip(&e.nexthops).all(|(a, b)| {
-                    (b.dev.is_none() || a.dev == b.dev) && (b.gw.is_none() || a.gw == b.gw)
-                })
+                && o.nexthops
+                    .iter()
+                    .zip(&e.nexthops)
+                    .all(|(a, b)| (b.dev.is_none() || a.dev == b.dev) && (b.gw.is_none() || a.gw == b.gw))
         } else {
             first.is_none_or(|w| {
                 (!has_dev || o.nexthops.iter().any(|n| n.dev == w.dev))

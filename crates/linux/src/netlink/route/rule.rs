@@ -143,7 +143,13 @@ struct RuleReq<'a> {
 }
 
 /// A prefix, when the header has a length for it.
-fn prefix(r: &mut Req<'_, '_>, a: Option<Attr<'_>>, len: u8, f: Family, text: &'static str) -> Result<Option<(IpAddr, u8)>, Errno> {
+fn prefix(
+    r: &mut Req<'_, '_>,
+    a: Option<Attr<'_>>,
+    len: u8,
+    f: Family,
+    text: &'static str,
+) -> Result<Option<(IpAddr, u8)>, Errno> {
     if len == 0 {
         return Ok(None);
     }
@@ -245,9 +251,7 @@ pub(super) fn newrule(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     if q.rule.action == RuleAction::ToTable && q.rule.table == 0 {
         // fib_empty_table: a table that nobody uses.
         let f = q.rule.family;
-        let used = |n: u32| {
-            net.fib.table(f, n).is_some() || net.fib.rules(f).any(|r| r.table == n)
-        };
+        let used = |n: u32| net.fib.table(f, n).is_some() || net.fib.rules(f).any(|r| r.table == n);
         if f == Family::V6 {
             return r.ext.err(Errno::EINVAL, "Invalid table");
         }
@@ -334,7 +338,8 @@ impl Source for RuleDump {
     fn fill(&mut self, cx: &mut DumpCx<'_>, want: usize, out: &mut Out) -> Result<bool, Errno> {
         let Some(net) = cx.kernel.world.ns(self.ns) else { return Ok(true) };
         let both = [Family::V4, Family::V6];
-        let all = both.iter().filter(|f| self.family.is_none_or(|w| w == **f)).flat_map(|f| net.fib.rules(*f));
+        let all =
+            both.iter().filter(|f| self.family.is_none_or(|w| w == **f)).flat_map(|f| net.fib.rules(*f));
         for rule in all.skip(self.done) {
             if out.bytes() >= want {
                 return Ok(false);
