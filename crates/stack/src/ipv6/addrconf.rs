@@ -243,64 +243,24 @@ pub fn dev_gone(ns: &mut Namespace, dev: IfIndex) {
     }
 }
 
-/// Which row of `/proc/sys/net/ipv6/conf` was written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConfRow {
-    /// `all`.
-    All,
-    /// `default`.
-    Default,
-    /// One device.
-    Dev(IfIndex),
-}
-
-/// A per-device tunable was written; `old` is what it was (the row holds the new value already). Does what the
+/// A tunable of a device was written; `old` is what it was, the device holds the new value already. Does what the
 /// kernel's handlers do (`addrconf_sysctl_forward`, `addrconf_sysctl_disable`, …).
-pub fn conf6_changed(ns: &mut Namespace, row: ConfRow, c: Conf6, old: i32) {
-    let new = match row {
-        ConfRow::All => ns.conf.all6.get(c),
-        ConfRow::Default => ns.conf.default6.get(c),
-        ConfRow::Dev(d) => conf(ns, d, c),
-    };
+pub fn conf6_changed(ns: &mut Namespace, dev: IfIndex, c: Conf6, old: i32) {
+    let new = conf(ns, dev, c);
     let on = new != 0;
-    let changed = (old != 0) != on;
+    if old == new {
+        return;
+    }
     ns.devs.generation += 1;
-    match (c, row) {
-        (Conf6::Forwarding, ConfRow::All) if changed => {
-            ns.conf.default6.0[Conf6::Forwarding as usize] = new;
-            for dev in every_dev(ns) {
-                let was = conf(ns, dev, Conf6::Forwarding) != 0;
-                if let Some(d) = ns.devs.get_mut(dev) {
-                    d.conf6.0[Conf6::Forwarding as usize] = new;
-                }
-                if was != on {
-                    dev_forward_change(ns, dev);
-                }
-            }
-            if on {
-                ra::rt6_purge_dflt_routers(ns);
-            }
-        }
-        (Conf6::Forwarding, ConfRow::Dev(dev)) if changed => {
+    match c {
+        Conf6::Forwarding if (old != 0) != on => {
             dev_forward_change(ns, dev);
             if on {
                 ra::rt6_purge_dflt_routers(ns);
             }
         }
-        (Conf6::DisableIpv6, ConfRow::All) => {
-            ns.conf.default6.0[Conf6::DisableIpv6 as usize] = new;
-            for dev in every_dev(ns) {
-                let was = conf(ns, dev, Conf6::DisableIpv6) != 0;
-                if let Some(d) = ns.devs.get_mut(dev) {
-                    d.conf6.0[Conf6::DisableIpv6 as usize] = new;
-                }
-                if was != on {
-                    disable_changed(ns, dev, on);
-                }
-            }
-        }
-        (Conf6::DisableIpv6, ConfRow::Dev(dev)) if changed => disable_changed(ns, dev, on),
-        (Conf6::AddrGenMode, ConfRow::Dev(dev)) if old != new => {
+        Conf6::DisableIpv6 if (old != 0) != on => disable_changed(ns, dev, on),
+        Conf6::AddrGenMode => {
             let ready = ns.devs.get(dev).is_some_and(|d| d.is_up() && d.inet6.ready && !disabled(d));
             if ready {
                 addrconf_dev_config(ns, dev);
@@ -308,10 +268,6 @@ pub fn conf6_changed(ns: &mut Namespace, row: ConfRow, c: Conf6, old: i32) {
         }
         _ => {}
     }
-}
-
-fn every_dev(ns: &Namespace) -> Vec<IfIndex> {
-    ns.devs.iter().map(|d| d.index).collect()
 }
 
 /// `dev_disable_change`.

@@ -139,8 +139,7 @@ fn a_router_forwards_and_says_what_is_too_big() {
     ping(&mut n, a, to, IfIndex::NONE, 8);
     assert_eq!(replies(&mut n, a), 0, "forwarding is off");
     assert_eq!(n.at(r).env.mib.get(Mib::Ip6InAddrErrors), 1);
-    n.at(r).conf.all6.0[Conf6::Forwarding as usize] = 1;
-    super::addrconf::conf6_changed(n.at(r), super::addrconf::ConfRow::All, Conf6::Forwarding, 0);
+    n.at(r).sysctl_write("ipv6/conf/all/forwarding", b"1").expect("written");
     ping(&mut n, a, to, IfIndex::NONE, 8);
     assert_eq!(replies(&mut n, a), 1);
     assert_eq!(n.at(r).env.mib.get(Mib::Ip6OutForwDatagrams), 2);
@@ -331,8 +330,7 @@ proptest! {
     fn random_frames_never_panic(seed: u64) {
         let (mut n, (a, da), _) = pair(seed);
         if seed & 1 == 1 {
-            n.at(a).conf.all6.0[Conf6::Forwarding as usize] = 1;
-            super::addrconf::conf6_changed(n.at(a), super::addrconf::ConfRow::All, Conf6::Forwarding, 0);
+            n.at(a).sysctl_write("ipv6/conf/all/forwarding", b"1").expect("written");
         }
         let mut rng = Rng::new(seed);
         for _ in 0..400 {

@@ -52,7 +52,10 @@ impl Namespace {
         let t = &mut self.env.sysctl;
         match s {
             // rt_cache_flush, fib6_run_gc: whoever cached a route looks it up anew.
-            Sysctl::RouteFlush | Sysctl::Ip6RouteFlush => self.fib.generation += 1,
+            Sysctl::RouteFlush | Sysctl::Ip6RouteFlush => {
+                self.inet6.redirects.flush();
+                self.fib.generation += 1;
+            }
             // Two views of one time.
             Sysctl::Ip6RouteGcMinInterval => {
                 t.set(Sysctl::Ip6RouteGcMinIntervalMs, t.get(s).saturating_mul(1000))
@@ -142,16 +145,7 @@ impl Namespace {
     fn set_conf6(&mut self, dev: IfIndex, c: Conf6, v: i32) {
         let Some(d) = self.devs.get_mut(dev) else { return };
         let old = core::mem::replace(&mut d.conf6.0[c as usize], v);
-        let up = d.is_up();
-        if (old == 0) == (v == 0) {
-            return;
-        }
-        match c {
-            // addrconf_disable_change: as if the device went down or came up, for IPv6 only.
-            Conf6::DisableIpv6 if up && v != 0 => crate::ipv6::addrconf::dev_down(self, dev),
-            Conf6::DisableIpv6 if up => crate::ipv6::addrconf::dev_up(self, dev),
-            _ => {}
-        }
+        crate::ipv6::addrconf::conf6_changed(self, dev, c, old);
     }
 
     pub(super) fn write_stable_secret(&mut self, row: Row, data: &[u8]) -> Result<(), Errno> {

@@ -149,7 +149,7 @@ pub fn addrconf_dad_failure(ns: &mut Namespace, dev: IfIndex, v: Ipv6Addr) {
         if let Some(d) = ns.devs.get_mut(dev) {
             d.conf6.0[Conf6::DisableIpv6 as usize] = 1;
         }
-        super::conf6_changed(ns, super::ConfRow::Dev(dev), Conf6::DisableIpv6, 0);
+        super::conf6_changed(ns, dev, Conf6::DisableIpv6, 0);
     }
     rearm(ns, dev);
 }

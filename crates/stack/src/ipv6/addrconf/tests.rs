@@ -129,20 +129,18 @@ fn every_kind_of_address_gets_the_kernels_routes() {
     assert_eq!(inet6_addr_add(n.at(a), da, new("2001:db8::1", 64)), Err(ferronet_core::Errno::EEXIST));
     n.pass(3000);
     // Forwarding: anycast addresses and the routers' groups come, and go.
-    let set = |n: &mut Net, v: i32| {
-        let old = n.at(a).conf.all6.0[Conf6::Forwarding as usize];
-        n.at(a).conf.all6.0[Conf6::Forwarding as usize] = v;
-        conf6_changed(n.at(a), ConfRow::All, Conf6::Forwarding, old);
+    let set = |n: &mut Net, v: &[u8]| {
+        n.at(a).sysctl_write("ipv6/conf/all/forwarding", v).expect("written");
         n.settle();
     };
     let before = (routes6(n.at(a)), groups(n.at(a), da));
-    set(&mut n, 1);
+    set(&mut n, b"1");
     assert!(routes6(n.at(a)).contains("anycast 2001:db8:: dev fnv6a table local proto kernel metric 0"));
     assert!(routes6(n.at(a)).contains("anycast fe80:: dev fnv6a table local proto kernel metric 0"));
     for g in ["ff02::2", "ff01::2", "ff05::2"] {
         assert!(groups(n.at(a), da).iter().any(|x| x.0 == g), "{g}");
     }
-    set(&mut n, 0);
+    set(&mut n, b"0");
     assert_eq!((routes6(n.at(a)), groups(n.at(a), da)), before);
     // Lifetimes.
     n.pass(48_000);
@@ -286,17 +284,15 @@ fn ipv6_can_be_switched_off_and_on() {
     n.up(a, da);
     n.up(b, db);
     n.pass(3000);
-    let set = |n: &mut Net, v: i32| {
-        let d = n.at(a).devs.get_mut(da).expect("a device");
-        let old = core::mem::replace(&mut d.conf6.0[Conf6::DisableIpv6 as usize], v);
-        conf6_changed(n.at(a), ConfRow::Dev(da), Conf6::DisableIpv6, old);
+    let set = |n: &mut Net, v: &[u8]| {
+        n.at(a).sysctl_write("ipv6/conf/e/disable_ipv6", v).expect("written");
         n.settle();
     };
-    set(&mut n, 1);
+    set(&mut n, b"1");
     assert!(addrs6(n.at(a), da).is_empty());
     let i = IfAddr::new("2001:db8::1".parse().expect("an address"), 64);
     assert_eq!(inet6_addr_add(n.at(a), da, i), Err(ferronet_core::Errno::EACCES));
-    set(&mut n, 0);
+    set(&mut n, b"0");
     n.pass(3000);
     assert_eq!(addrs6(n.at(a), da), [("fe80::ff:fe00:1/64".to_owned(), P)]);
     // Kept addresses survive a device that goes down, and are checked again.
