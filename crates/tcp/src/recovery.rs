@@ -289,10 +289,11 @@ impl Tcb {
         self.rec.retrans_out > 0 || self.txq.front().is_some_and(|s| s.is(EVER_RETRANS))
     }
 
-    /// RFC 3522: the ACK echoes a timestamp from before the first retransmission.
+    /// RFC 3522: the ACK echoes a timestamp from before the first retransmission; or nothing was retransmitted
+    /// at all before what seemed lost arrived.
     fn packet_delayed(&self, a: &AckRound) -> bool {
-        self.rec.retrans_stamp != 0
-            && a.tsecr.is_some_and(|e| e != 0 && (e.wrapping_sub(self.rec.retrans_stamp) as i32) < 0)
+        self.rec.retrans_stamp == 0
+            || a.tsecr.is_some_and(|e| e != 0 && (e.wrapping_sub(self.rec.retrans_stamp) as i32) < 0)
     }
 
     fn may_undo(&self, a: &AckRound) -> bool {

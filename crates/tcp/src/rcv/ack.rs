@@ -150,7 +150,7 @@ impl Tcb {
         }
         if !seg.opts.sack.is_empty() && self.sack_on && !self.txq.is_empty() {
             let mut a = self.ack_round(seg);
-            self.sacktag(cx, seg.opts.sack.as_slice(), self.snd.una, &mut a);
+            self.sacktag(cx, seg.opts.sack.as_slice(), ack, &mut a);
             if self.rec.delivered != a.prior_delivered {
                 self.fastretrans_alert(cx, &mut a);
                 self.after_ack(cx);
@@ -424,6 +424,10 @@ impl Tcb {
         for &(start, end) in &list[first.min(n)..n] {
             if start >= end || end > self.snd.nxt || start < una.min(ack) {
                 cx.inc(Mib::TcpExtTCPSACKDiscard);
+                continue;
+            }
+            if end <= una {
+                // An ACK that was overtaken.
                 continue;
             }
             let start = start.max(una);

@@ -815,3 +815,32 @@ fn icmp_errors() {
     s.t.icmp_error(&mut s.env.cx(), Errno::EHOSTUNREACH, true);
     assert_eq!((s.t.state(), s.t.error()), (State::Established, None));
 }
+
+#[test]
+fn recovery_without_retransmission_is_undone() {
+    let mut s = established(SockOpts::default());
+    assert_eq!(s.write(10_000), Ok(10_000));
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    s.env.now += Duration::from_millis(10);
+    send!(s, F::ACK, 1, 1, sack: vec![(1001, 4001)]).expect("taken");
+    assert_eq!(s.t.ca_state(), CaState::Recovery);
+    // Before anything was sent again the late segment arrives: it was reordering.
+    send!(s, F::ACK, 1, 4001).expect("taken");
+    send!(s, F::ACK, 1, 10_001).expect("taken");
+    assert_eq!(s.t.ca_state(), CaState::Open);
+    assert!(s.t.cwnd().0 >= 10, "{:?}", s.t.cwnd());
+    assert_eq!(s.mib(Mib::TcpRetransSegs), 0);
+    assert!(s.t.info(&s.env.cx()).reord_seen > 0);
+}
+
+#[test]
+fn overtaken_acks_are_no_dsack() {
+    let mut s = established(SockOpts::default());
+    assert_eq!(s.write(10_000), Ok(10_000));
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    s.env.now += Duration::from_millis(10);
+    send!(s, F::ACK, 1, 5001).expect("taken");
+    send!(s, F::ACK, 1, 1, sack: vec![(1001, 3001)]).expect("old but fine");
+    assert_eq!(s.mib(Mib::TcpExtTCPDSACKRecv) + s.mib(Mib::TcpExtTCPSACKDiscard), 0);
+    assert_eq!(s.t.ca_state(), CaState::Open);
+}

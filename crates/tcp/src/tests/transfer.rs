@@ -28,7 +28,7 @@ pub(super) fn transfer(w: &mut World, seed: u64, total: [u64; 2], limit: Duratio
             }
             let key = seed ^ end as u64;
             if let Some(t) = w.tcb[end].as_mut() {
-                t.opts.nodelay = seed % 3 == 0;
+                t.opts.nodelay = seed.is_multiple_of(3);
             }
             while sent[end] < total[end] && w.state(end).can_send() {
                 let n = (u64::from(rng.below(20_000)) + 1).min(total[end] - sent[end]);
@@ -74,10 +74,8 @@ pub(super) fn transfer(w: &mut World, seed: u64, total: [u64; 2], limit: Duratio
                 }
             }
         }
-        if eof == [true; 2] {
-            if w.state(0) == State::Close && w.state(1) == State::Close {
-                break;
-            }
+        if eof == [true; 2] && w.state(0) == State::Close && w.state(1) == State::Close {
+            break;
         }
         let more = w.step();
         if !more || w.now > deadline {
