@@ -222,6 +222,16 @@ impl Kernel {
             let peer = a.unspec && family == af::INET6;
             (!peer).then(|| Dest { addr: a.addr.to_canonical(), port: a.port, scope: a.scope })
         };
+        if let Some(t) = &x.common.opts
+            && family == af::INET6
+            && let Some((a, dev)) = t.sticky_pktinfo
+        {
+            o.oif = dev;
+            o.saddr = (!a.is_unspecified()).then_some(IpAddr::V6(a));
+        }
+        if x.common.flags.contains(sock::SockFlags::DONTFRAG6) {
+            o.dontfrag = Some(true);
+        }
         cmsg::send_opts(m.control, family == af::INET6, c.uid == 0, &mut o)?;
         match &x.proto {
             Proto::Udp(_) => udp::sendmsg(ns, key, dest, m.data, &o),

@@ -2,6 +2,7 @@
 
 pub(crate) mod addr;
 mod cmsg;
+mod ioctl;
 mod message;
 mod opts;
 
@@ -391,26 +392,5 @@ impl Kernel {
             return netlink::setsockopt(self, s, opt, val);
         }
         self.set_opt(c, s, opt, val)
-    }
-
-    /// `ioctl(2)` of a socket or, without one, of a device (`SIOCGIF*` on any socket). `arg` has
-    /// [`Kernel::ioctl_arg_len`] bytes; returns the bytes to write back.
-    ///
-    /// # Errors
-    /// `ENOTTY` for an unknown command, `ENODEV`, `EPERM`.
-    pub fn ioctl(
-        &mut self,
-        _c: &mut Caller<'_>,
-        _s: Option<SockId>,
-        _cmd: u32,
-        _arg: &[u8],
-    ) -> Result<Vec<u8>, Errno> {
-        Err(Errno::ENOTTY)
-    }
-
-    /// Bytes behind the argument of an ioctl (`struct ifreq`: 40; an int: 4).
-    #[must_use]
-    pub fn ioctl_arg_len(cmd: u32) -> usize {
-        if cmd >> 8 == 0x89 && !matches!(cmd, 0x8901..=0x8907) { 40 } else { 4 }
     }
 }

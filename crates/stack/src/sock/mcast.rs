@@ -94,25 +94,18 @@ pub(super) fn drop_all(ns: &mut Namespace, key: SockKey) {
     }
 }
 
-/// The device's own list counts users (`ip_mc_inc_group`, `ipv6_dev_mc_inc`).
+/// The device's own list counts users and reports to routers.
 fn dev_join(ns: &mut Namespace, dev: IfIndex, group: IpAddr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    match d.mcast.iter_mut().find(|g| g.0 == group) {
-        Some(g) => g.1 += 1,
-        None => {
-            d.mcast.push((group, 1));
-            ns.devs.generation += 1;
-        }
+    match group {
+        IpAddr::V4(g) => crate::ipv4::igmp::ip_mc_inc_group(ns, dev, g),
+        IpAddr::V6(g) => crate::ipv6::mcast::ipv6_dev_mc_inc(ns, dev, g),
     }
 }
 
 fn dev_leave(ns: &mut Namespace, dev: IfIndex, group: IpAddr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    let Some(i) = d.mcast.iter().position(|g| g.0 == group) else { return };
-    d.mcast[i].1 -= 1;
-    if d.mcast[i].1 == 0 {
-        d.mcast.remove(i);
-        ns.devs.generation += 1;
+    match group {
+        IpAddr::V4(g) => crate::ipv4::igmp::ip_mc_dec_group(ns, dev, g),
+        IpAddr::V6(g) => crate::ipv6::mcast::ipv6_dev_mc_dec(ns, dev, g),
     }
 }
 
