@@ -139,9 +139,8 @@ impl Fib {
                 RuleAction::ToTable => {
                     let Some(t) = self.table(family, rule.table) else { continue };
                     let hit = t.lookup(flow.dst, flow.tos, |e| pick(rule, e, flow, make));
-                    match hit {
-                        Some(Some(r)) => return Some(r),
-                        Some(None) | None => {}
+                    if let Some(Some(r)) = hit {
+                        return Some(r);
                     }
                 }
                 RuleAction::Goto(to) => {

@@ -273,12 +273,9 @@ fn or_select(ns: &Namespace, saddr: Ipv4Addr, dev: IfIndex, dst: Ipv4Addr, s: u8
 /// the first of sufficient scope, else one of another device.
 #[must_use]
 pub fn inet_select_addr(ns: &Namespace, dev: IfIndex, dst: Ipv4Addr, max_scope: u8) -> Option<Ipv4Addr> {
-    let max_scope = if max_scope == scope::HOST { scope::HOST } else { max_scope.max(scope::UNIVERSE) };
     let mut first = None;
     let of = |a: &crate::dev::IfAddr| match a.local {
-        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope <= max_scope.max(scope::LINK - 1) => {
-            Some(v)
-        }
+        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope.min(scope::LINK) <= max_scope => Some(v),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
     if let Some(d) = ns.devs.get(dev) {
@@ -295,7 +292,7 @@ pub fn inet_select_addr(ns: &Namespace, dev: IfIndex, dst: Ipv4Addr, max_scope: 
             .iter()
             .filter(|d| d.index != dev)
             .flat_map(|d| &d.addrs)
-            .filter(|a| a.scope < scope::LINK)
+            .filter(|a| a.scope != scope::LINK && a.scope <= max_scope)
             .find_map(of)
     })
 }

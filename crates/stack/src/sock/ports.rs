@@ -172,12 +172,14 @@ fn addr_overlap(a: &Class, b: &Class) -> bool {
 fn tcp_conflict(new: &Class, old: &Class, explicit: bool) -> bool {
     let same_user = old.time_wait || old.uid == new.uid;
     let shared = new.reuseport && old.reuseport && same_user;
-    if new.reuse && old.reuse && !old.listen { !explicit } else { !explicit || !shared }
+    let quiet = new.reuse && old.reuse && !old.listen;
+    !explicit || !(quiet || shared)
 }
 
 /// `udp_lib_lport_inuse`.
 fn udp_conflict(new: &Class, old: &Class) -> bool {
-    (!new.reuse || !old.reuse) && !(new.reuseport && old.reuseport && new.uid == old.uid)
+    let shared = new.reuseport && old.reuseport && new.uid == old.uid;
+    !(shared || (new.reuse && old.reuse))
 }
 
 fn protocol_of(s: &Sock) -> u8 {
@@ -195,11 +197,8 @@ fn listening(s: &Sock) -> bool {
 
 fn class_of(c: &SockCommon, listen: bool) -> Class {
     let f = c.flags;
-    let addr = match c.local.to_canonical() {
-        // An IPv6 wildcard stays one; `::ffff:0.0.0.0` is the IPv4 wildcard.
-        IpAddr::V6(a) => IpAddr::V6(a),
-        IpAddr::V4(a) => IpAddr::V4(a),
-    };
+    // An IPv6 wildcard stays one; `::ffff:0.0.0.0` is the IPv4 wildcard.
+    let addr = c.local.to_canonical();
     Class {
         addr,
         v6only: f.contains(SockFlags::V6ONLY),
@@ -403,13 +402,14 @@ pub fn ephemeral_for_connect(
     let hash = siphash24(ns.socks.ports.secret, &[s[0], s[1], d[0], d[1], u64::from(rport)]);
     let index = (hash as usize) % PERTURB;
     let offset = (u32::from(ns.socks.ports.perturb[index]) + (hash >> 32) as u32) % n;
-    let mut offset = offset & !1;
+    let even = offset & !1;
     let text = ns.env.sysctl.text(Sysctl::IpLocalReservedPorts).to_owned();
     let reserved = ns.socks.ports.reserved(&text).to_vec();
-    for _parity in 0..2 {
+    // First the parity that bind(2) does not use, then the other.
+    for parity in 0..if n == 1 { 1 } else { 2 } {
         let mut i = 0;
         while i < n {
-            let port = low + ((offset + i) % n) as u16;
+            let port = low + ((even + parity + i) % n) as u16;
             if !is_reserved(&reserved, port) && connect_free(ns, key, port, saddr, raddr, rport) {
                 let p = &mut ns.socks.ports.perturb[index];
                 *p = p.wrapping_add(i as u16 + 2);
@@ -417,10 +417,6 @@ pub fn ephemeral_for_connect(
                 return Ok(port);
             }
             i += 2;
-        }
-        offset += 1;
-        if n == 1 {
-            break;
         }
     }
     Err(Errno::EADDRNOTAVAIL)

@@ -90,7 +90,7 @@ pub(super) fn lookup_listener(socks: &Sockets, t: &FourTuple, dev: IfIndex, hash
         } else if score == best_score && c.flags.contains(SockFlags::REUSEPORT) {
             // Reservoir choice keyed by the flow: the same flow finds the same member.
             equals += 1;
-            if hash.rotate_left(equals as u32) % equals == 0 {
+            if hash.rotate_left(equals as u32).is_multiple_of(equals) {
                 best = Some(k);
             }
         }

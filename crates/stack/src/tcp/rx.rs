@@ -39,7 +39,6 @@ pub(super) struct Incoming {
     pub(super) seg: Segment,
     pub(super) tuple: FourTuple,
     pub(super) dev: IfIndex,
-    pub(super) mark: u32,
     pub(super) hdr_len: usize,
     /// Sum of addresses and ports, for choosing among a SO_REUSEPORT group.
     pub(super) hash: u64,
@@ -104,7 +103,7 @@ fn parse(p: &mut Packet, ends: (IpAddr, IpAddr), ce: bool) -> Option<Incoming> {
             IpAddr::V4(a) => u64::from(a.to_bits()).wrapping_mul(0xBF58_476D_1CE4_E5B9),
             IpAddr::V6(a) => (a.to_bits() as u64).wrapping_mul(0xBF58_476D_1CE4_E5B9),
         };
-    Some(Incoming { seg, tuple, dev: p.meta().iif, mark: p.meta().mark, hdr_len, hash: hash ^ (hash >> 32) })
+    Some(Incoming { seg, tuple, dev: p.meta().iif, hdr_len, hash: hash ^ (hash >> 32) })
 }
 
 /// A segment for a full socket.
