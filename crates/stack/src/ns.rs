@@ -89,6 +89,8 @@ pub struct Namespace {
     pub frags: FragTable,
     /// Sockets.
     pub socks: Sockets,
+    /// Segments that wait for the next of their flow, within one batch.
+    pub gro: crate::dev::gro::Gro,
     /// Keys and timers of IPv6.
     pub inet6: crate::ipv6::Inet6,
 }
@@ -123,6 +125,7 @@ impl Namespace {
             pmtu,
             frags,
             socks,
+            gro: crate::dev::gro::Gro::default(),
             inet6,
         }
     }

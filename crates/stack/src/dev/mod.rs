@@ -353,6 +353,7 @@ fn dev_conf(kind: &DevKind, mtu: u32, conf: &ConfSet) -> (DevConf4, DevConf6, u6
 
 pub mod addr_ops;
 pub mod flows;
+pub mod gro;
 pub mod gso;
 pub mod mcast;
 pub mod netem;

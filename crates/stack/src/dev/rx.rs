@@ -35,10 +35,13 @@ impl Namespace {
                     Some(6) => ipv6::output::ip6_local_out_queued(self, p),
                     _ => self.env.drop(p, DropReason::UnhandledProto),
                 }
+            } else if self.devs.get(p.meta().dev).is_some_and(|d| d.features.gro) {
+                super::gro::napi_gro_receive(self, p);
             } else {
                 netif_receive_skb(self, p);
             }
         }
+        super::gro::napi_gro_flush(self);
         done
     }
 }
