@@ -1,5 +1,8 @@
 //! Socket system calls (socket(2), ip(7), tcp(7), udp(7), packet(7)).
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) mod addr;
 mod cmsg;
 mod ioctl;

@@ -50,6 +50,8 @@ pub fn create(ns: &mut Namespace, new: NewSock, proto: Proto) -> Result<SockKey,
         common.flags |= SockFlags::HDRINCL;
     }
     let v6 = common.is_v6();
+    // Raw sockets have INET_PROTOSW_REUSE.
+    common.flags.set(SockFlags::REUSEADDR, raw);
     let key = ns.socks.socks.insert(Sock { common, proto });
     if raw {
         ns.socks.raw.insert(v6, new.protocol, key);

@@ -56,13 +56,16 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         22 => return flag(ns, w.key, SockFlags::NODEFRAG),
         32 => o.map_or([0; 4], |o| o.mc_addr.octets()).to_vec(),
         33 => int(o.map_or(1, |o| i32::from(o.mc_ttl))),
-        41 | 48 => return Err(Errno::EINVAL),
+        41 => return Err(Errno::ENODEV),
+        48 => return Err(Errno::EINVAL),
         50 => (o.map_or(0, |o| o.uc_index.0)).to_be_bytes().to_vec(),
         51 => {
             let (lo, hi) = o.map_or((0, 0), |o| o.port_range);
             int((u32::from(lo) | u32::from(hi) << 16) as i32)
         }
-        52 => int(w.proto),
+        // inet_num: the port, or the protocol of a raw socket.
+        52 if w.ty == sock_type::RAW => int(w.proto),
+        52 => int(i32::from(c.lport)),
         _ => return Err(Errno::ENOPROTOOPT),
     })
 }
@@ -89,7 +92,13 @@ pub(super) fn mtu(ns: &Namespace, w: Who, family: Family) -> Result<i32, Errno> 
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     let v = int_or_byte(val);
     if let Some(f) = flag_of(name) {
-        if name == 34 && val.is_empty() {
+        let bad = match name {
+            34 => val.is_empty(),
+            26 | 49 => !(0..=1).contains(&v),
+            25 => w.stream(),
+            _ => false,
+        };
+        if bad {
             return Err(Errno::EINVAL);
         }
         set_flag(ns, w.key, f, v != 0)?;
@@ -128,10 +137,19 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             1..=255 => c.ttl = v as u8,
             _ => return Err(Errno::EINVAL),
         },
-        4 if val.len() > 40 => return Err(Errno::EINVAL),
+        4 if val.len() > 40 || ferronet_wire::ipv4::IpOptions::new(val).any(|o| o.is_err()) => {
+            return Err(Errno::EINVAL);
+        }
         4 => c.rare().ip_options = val.to_vec(),
         10 => c.pmtudisc = u8::try_from(v).ok().filter(|m| *m <= 5).ok_or(Errno::EINVAL)?,
-        18 => {}
+        // IP_ROUTER_ALERT
+        5 if w.ty != sock_type::RAW => return Err(Errno::EINVAL),
+        5 if v == 0 => return Err(Errno::ENOBUFS),
+        5 | 18 => {}
+        16 => return Err(Errno::EOPNOTSUPP),
+        17 => return Err(if w.v6() { Errno::EOPNOTSUPP } else { Errno::EINVAL }),
+        // Filters by source are not supported.
+        37..=41 | 43 | 44 | 46..=48 => return Err(Errno::EINVAL),
         21 => c.rare().min_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
         33 if w.stream() || val.is_empty() => return Err(Errno::EINVAL),
         33 if v == -1 => c.rare().mc_ttl = 1,

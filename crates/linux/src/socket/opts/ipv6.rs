@@ -53,6 +53,10 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         73 => int(o.map_or(0, |o| i32::from(o.min_hops))),
         75 => return flag(ns, w.key, SockFlags::TRANSPARENT),
         76 => o.map_or(0, |o| o.uc_index.0).to_be_bytes().to_vec(),
+        1 if w.ty == crate::kernel::sock_type::RAW => return Err(Errno::ENOPROTOOPT),
+        6 if w.stream() => Vec::new(),
+        7 => int(super::misc::checksum(ns, w)?),
+        36 if w.ty == crate::kernel::sock_type::RAW => int(0),
         1 | 61 => return Err(Errno::ENOTCONN),
         32 | 48 | 64 | 65 | 68 | 69 => return Err(Errno::EINVAL),
         _ => return Err(Errno::ENOPROTOOPT),
@@ -62,7 +66,17 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
 /// `setsockopt`.
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     match name {
-        20 | 27 if w.stream() => return Err(Errno::EPROTO),
+        17 | 18 if w.stream() => return Err(Errno::ENOPROTOOPT),
+        20 | 21 if val.len() < 20 => return Err(Errno::EINVAL),
+        20 if w.stream() => return Err(Errno::EPROTO),
+        // Old option data: none is made.
+        6 => return Ok(()),
+        27 | 28 | 32 | 35 | 43 | 44 | 46..=48 | 64 | 65 => return Err(Errno::EINVAL),
+        34 => return Err(Errno::EOPNOTSUPP),
+        22 if val.len() >= 4 => return Err(Errno::ENOPROTOOPT),
+        61 | 68 | 69 => return Err(Errno::ENOPROTOOPT),
+        62 | 70 | 77 if val.len() < 4 => return Ok(()),
+        7 if w.proto == i32::from(ferronet_wire::ipproto::IPPROTO_ICMPV6) => return Err(Errno::EINVAL),
         20 | 21 => return membership(ns, w, name == 20, val),
         42 | 45 => return super::ip::group_req(ns, w, name == 42, val),
         50 => return sticky_pktinfo(ns, w, val),
@@ -72,6 +86,9 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         _ => {}
     }
     let v = to_int(val)?;
+    if matches!(name, 19 | 31) && !(0..=1).contains(&v) {
+        return Err(Errno::EINVAL);
+    }
     if let Some(f) = flag_of(name) {
         return set_flag(ns, w.key, f, v != 0);
     }
@@ -83,7 +100,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
     let dev_known = |ns: &Namespace, d: u32| d == 0 || ns.devs.get(IfIndex(d)).is_some();
     match name {
         26 => {
-            if ns.socks.common(w.key)?.lport != 0 {
+            if ns.socks.common(w.key)?.lport != 0 || w.ty == crate::kernel::sock_type::RAW {
                 return Err(Errno::EINVAL);
             }
             return set_bind_flag(ns, w.key, SockFlags::V6ONLY, v != 0);
@@ -91,9 +108,6 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         75 if v != 0 && !w.privileged => return Err(Errno::EPERM),
         75 => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
         17 | 76 => {
-            if name == 17 && w.stream() {
-                return Err(Errno::ENOPROTOOPT);
-            }
             let dev = if name == 76 { u32::from_be(v as u32) } else { v as u32 };
             if !dev_known(ns, dev) {
                 return Err(if name == 17 { Errno::ENODEV } else { Errno::EADDRNOTAVAIL });
@@ -111,7 +125,6 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
     let c = ns.socks.common_mut(w.key)?;
     match name {
         16 => c.hops = byte()?,
-        18 if w.stream() => return Err(Errno::ENOPROTOOPT),
         18 => c.rare().mc_hops = u8::try_from(byte()?).unwrap_or(1),
         23 => c.pmtudisc6 = u8::try_from(v).ok().filter(|m| *m <= 5).ok_or(Errno::EINVAL)?,
         24 if v != 0 && v < 1280 => return Err(Errno::EINVAL),
@@ -122,7 +135,13 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
                 c.tos = v.max(0) as u8 & !3;
             }
         }
+        72 if v < 0 => return Err(Errno::EINVAL),
         72 => c.rare().addr_prefs = v,
+        // IPV6_ADDRFORM
+        1 if v == 2 && w.ty != crate::kernel::sock_type::RAW => return Err(Errno::ENOTCONN),
+        1 if v == 2 => return Err(Errno::ENOPROTOOPT),
+        1 => return Err(Errno::EINVAL),
+        36 if v == 0 => {}
         73 => c.rare().min_hops = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
         2 | 3 | 4 | 5 | 8 | 22 | 30 | 31 | 53 | 56 | 58 | 63 | 77 => {}
         7 => return super::misc::set_checksum(ns, w, v),

@@ -19,6 +19,8 @@ pub(super) fn get_udp(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, 
         101 => i32::from(u.no_check6_tx),
         102 => i32::from(u.no_check6_rx),
         103 => i32::from(u.gso_size),
+        // UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV
+        10 | 11 => 0,
         104 => i32::from(u.gro),
         _ => return Err(Errno::ENOPROTOOPT),
     }))
@@ -79,7 +81,12 @@ pub(super) fn get_raw(ns: &mut Namespace, w: Who, level: i32, name: i32) -> Resu
 pub(super) fn set_raw(ns: &mut Namespace, w: Who, opt: (i32, i32), val: &[u8]) -> Result<(), Errno> {
     match opt {
         (SOL_RAW, 1) if w.proto == i32::from(IPPROTO_ICMP) && !w.v6() => {
-            ns.socks.common_mut(w.key)?.rare().icmp_filter = u32_at(val, 0)?;
+            let o = ns.socks.common_mut(w.key)?.rare();
+            let mut b = o.icmp_filter.to_ne_bytes();
+            for (x, v) in b.iter_mut().zip(val) {
+                *x = *v;
+            }
+            o.icmp_filter = u32::from_ne_bytes(b);
             Ok(())
         }
         (SOL_RAW, 1) if !w.v6() => Err(Errno::EOPNOTSUPP),
@@ -92,19 +99,24 @@ pub(super) fn set_raw(ns: &mut Namespace, w: Who, opt: (i32, i32), val: &[u8]) -
         }
         (SOL_ICMPV6, _) if w.v6() => Err(Errno::EOPNOTSUPP),
         (SOL_RAW, 7) if w.v6() => set_checksum(ns, w, to_int(val)?),
+        (SOL_RAW, _) if w.v6() && val.len() < 4 => Err(Errno::EINVAL),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }
 
-/// `IPV6_CHECKSUM`: offset of the checksum, even; negative for none. ICMPv6 always has it at 2.
+/// `IPV6_CHECKSUM`: offset of the checksum, even; negative for none.
 pub(super) fn set_checksum(ns: &mut Namespace, w: Who, v: i32) -> Result<(), Errno> {
-    let icmp = w.proto == i32::from(IPPROTO_ICMPV6);
     let r = raw_mut(ns, w.key)?;
-    if (icmp && v != 2) || (v > 0 && v & 1 != 0) {
+    if v > 0 && v & 1 != 0 {
         return Err(Errno::EINVAL);
     }
     r.checksum = u16::try_from(v).ok();
     Ok(())
+}
+
+/// What `IPV6_CHECKSUM` reads.
+pub(super) fn checksum(ns: &mut Namespace, w: Who) -> Result<i32, Errno> {
+    Ok(raw_mut(ns, w.key)?.checksum.map_or(-1, i32::from))
 }
 
 fn packet_mut(ns: &mut Namespace, key: SockKey) -> Result<&mut PacketSock, Errno> {
@@ -129,8 +141,8 @@ pub(super) fn get_packet(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8
         10 => int(p.version),
         // struct tpacket_hdr, tpacket2_hdr, tpacket3_hdr with their sockaddr_ll.
         11 => return Err(Errno::EINVAL),
-        12 | 14 | 15 | 19 | 20 | 24 => int(0),
-        18 => int(0),
+        7 | 12 | 14 | 15 | 17 | 18 | 19 | 20 | 24 => int(0),
+        21 => return Err(Errno::EINVAL),
         23 => int(i32::from(p.ignore_outgoing)),
         _ => return Err(Errno::ENOPROTOOPT),
     })
@@ -153,17 +165,23 @@ pub(super) fn set_packet(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> R
             packet::del_membership(ns, w.key, m)
         };
     }
+    if let 6 | 11 | 21 = name {
+        return Err(Errno::ENOPROTOOPT);
+    }
     let v = to_int(val)?;
     let p = packet_mut(ns, w.key)?;
     match name {
-        7 | 12 | 14 | 20 => {}
+        12 if v < 0 => return Err(Errno::EINVAL),
+        7 | 12 | 14 | 17 | 19 | 20 => {}
+        15 | 24 if v == 0 => {}
+        15 | 22 | 24 => return Err(Errno::EINVAL),
         8 => p.auxdata = v != 0,
         9 => p.origdev = v != 0,
         10 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
         10 => p.version = v,
         23 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
         23 => p.ignore_outgoing = v != 0,
-        5 | 13 | 15 | 18 => return Err(Errno::EINVAL),
+        5 | 13 | 18 => return Err(Errno::EINVAL),
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())

@@ -91,6 +91,8 @@ impl Kernel {
         let w = self.who(s, true)?;
         let (ns, _) = self.inet(s)?;
         let v = match level {
+            // SO_NETNS_COOKIE must be asked for exactly.
+            SOL_SOCKET if name == 71 && len != 8 => return Err(Errno::EINVAL),
             SOL_SOCKET => socket::get(ns, w, name)?,
             _ if w.family == af::PACKET => match level {
                 SOL_PACKET => misc::get_packet(ns, w, name)?,

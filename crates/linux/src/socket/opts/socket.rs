@@ -6,7 +6,7 @@ use ferronet_stack::{Namespace, tcp};
 use slotmap::Key;
 
 use super::{Who, flag, int, set_bind_flag, set_flag, to_int, u32_at};
-use crate::kernel::af;
+use crate::kernel::{af, sock_type};
 
 /// `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`.
 const MIN_RCVBUF: i32 = 2304;
@@ -105,6 +105,7 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         37 | 65 => [int(o.map_or(0, |o| o.tsflags as i32)), int(0)].concat(),
         38 => int(w.proto),
         39 => int(w.family),
+        42 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
         42 => int(o.map_or(-1, |o| o.peek_off)),
         44 => return on(SockFlags::LOCK_FILTER),
         47 => o.map_or(u64::MAX, |o| o.max_pacing_rate).to_ne_bytes().to_vec(),
@@ -123,6 +124,11 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         16 | 34 | 74 | 76 | 83 => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOPROTOOPT),
     })
+}
+
+/// Raw and packet sockets have no `SO_PEEK_OFF` and no zero copy.
+fn no_peek_off(w: Who) -> bool {
+    w.ty == sock_type::RAW || w.family == af::PACKET
 }
 
 /// Receive and send buffer as the socket has them now: TCP's grow by themselves.
@@ -218,14 +224,14 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
 fn set_rare(ns: &mut Namespace, w: Who, name: i32, val: &[u8], v: i32) -> Result<(), Errno> {
     let c = ns.socks.common_mut(w.key)?;
     match name {
-        // SOF_TIMESTAMPING_MASK
-        37 | 65 if v as u32 >> 18 != 0 => return Err(Errno::EINVAL),
+        // SOF_TIMESTAMPING_MASK; OPT_ID_TCP needs OPT_ID.
+        37 | 65 if v as u32 >> 18 != 0 || v & (1 << 16 | 1 << 7) == 1 << 16 => return Err(Errno::EINVAL),
         37 | 65 => c.rare().tsflags = v as u32,
+        42 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
         42 => c.rare().peek_off = v,
-        44 if !(0..=1).contains(&v) || (v == 0 && c.flags.contains(SockFlags::LOCK_FILTER)) => {
-            return Err(if v == 0 { Errno::EPERM } else { Errno::EINVAL });
-        }
+        44 if v == 0 && c.flags.contains(SockFlags::LOCK_FILTER) => return Err(Errno::EPERM),
         44 => c.flags.set(SockFlags::LOCK_FILTER, v != 0),
+        46 if v < 0 => return Err(Errno::EINVAL),
         46 => c.rare().busy_poll = v,
         47 => {
             c.rare().max_pacing_rate = match val.first_chunk() {
@@ -235,12 +241,24 @@ fn set_rare(ns: &mut Namespace, w: Who, name: i32, val: &[u8], v: i32) -> Result
             };
         }
         49 => c.rare().incoming_cpu = v,
-        53 | 69 | 70 | 72 | 73 => {}
+        70 if !(0..=0xffff).contains(&v) => return Err(Errno::EINVAL),
+        72 if v & !3 != 0 => return Err(Errno::EINVAL),
+        72 => {
+            c.flags.set(SockFlags::SNDBUF_LOCK, v & 1 != 0);
+            c.flags.set(SockFlags::RCVBUF_LOCK, v & 2 != 0);
+        }
+        73 => return Err(if v < 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP }),
+        53 | 69 | 70 => {}
+        // eBPF programs, transmission times, device memory: what they need is not here.
+        50 | 51 | 52 | 61 | 68 => return Err(Errno::EINVAL),
+        80 => return Err(if w.stream() { Errno::EINVAL } else { Errno::EBADF }),
+        60 if !no_peek_off(w) && !(0..=1).contains(&v) => return Err(Errno::EINVAL),
+        60 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
         74 if (-1..=1).contains(&v) && w.stream() => {}
         74 if w.stream() => return Err(Errno::EINVAL),
         // Without completions on the error queue programs would wait for ever.
         60 if v == 0 => {}
-        16 | 34 | 60 | 74 | 76 => return Err(Errno::EOPNOTSUPP),
+        16 | 34 | 60 | 74 | 76 | 83 => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())

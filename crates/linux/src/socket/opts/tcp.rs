@@ -101,10 +101,22 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         18 if v < 0 => return Err(Errno::EINVAL),
         18 => opts::set(ns, w.key, |o| o.user_timeout_ms = v as u32),
         25 => opts::set(ns, w.key, |o| o.notsent_lowat = v as u32),
-        16 | 17 | 27 | 36 | 37 if v < 0 => return Err(Errno::EINVAL),
+        16 | 17 | 30 | 34 | 36 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
+        27 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
+        23 | 37 if v < 0 => return Err(Errno::EINVAL),
+        // TCP_RTO_MAX_MS: kept within what RFC 6298 allows.
+        44 if !(1000..=120_000).contains(&v) => return Err(Errno::EINVAL),
+        44 => {}
+        30 if v == 0 => {}
+        // TCP_REPAIR and what belongs to it.
+        19 if v <= 0 => {}
+        19 if v > 1 => return Err(Errno::EINVAL),
+        20 | 24 | 29 => return Err(Errno::EPERM),
+        // TCP_MD5SIG and Fast Open keys want structures.
+        14 | 21 | 22 | 32 | 33 => return Err(Errno::EINVAL),
         // Fast Open is not offered to peers; a server that asks for it works without.
         16 | 17 | 23 | 27 | 34 | 36 | 37 => {}
-        19 if !w.privileged => return Err(Errno::EPERM),
+        19 => return Err(Errno::EPERM),
         30 => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOPROTOOPT),
     }
