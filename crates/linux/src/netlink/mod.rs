@@ -3,6 +3,7 @@
 
 mod ack;
 mod codec;
+mod diag;
 mod dump;
 mod genl;
 mod notify;
@@ -283,6 +284,7 @@ fn one_message(k: &mut Kernel, c: &mut Caller<'_>, s: SockId, hdr: Hdr, msg: &[u
         _ if !request => Ok(()),
         sock::proto::ROUTE => route::rcv_msg(&mut r),
         sock::proto::GENERIC => genl::rcv_msg(&mut r),
+        sock::proto::SOCK_DIAG => diag::rcv_msg(&mut r),
         _ => Err(Errno::EINVAL),
     };
     let (replies, started, ext) = (r.replies, r.dump, r.ext);
