@@ -7,7 +7,7 @@ pub(crate) mod addr;
 mod cmsg;
 mod ioctl;
 mod message;
-mod opts;
+pub(crate) mod opts;
 
 use bytes::Bytes;
 use ferronet_core::Errno;

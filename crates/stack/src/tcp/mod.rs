@@ -196,6 +196,14 @@ impl TcpTables {
     }
 }
 
+impl TimeWaitSock {
+    /// Of an IPv6 socket?
+    #[must_use]
+    pub fn is_v6(&self) -> bool {
+        self.family == crate::sock::common::AF_INET6
+    }
+}
+
 impl TcpSock {
     /// In LISTEN?
     #[must_use]
