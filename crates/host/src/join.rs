@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::error::{HostError, Result};
 use crate::os::{cvt, errno_of, recv_fds, send_fds};
 use crate::sandbox::Namespaces;
-use crate::{mounts, seccomp};
+use crate::{mounts, os, seccomp};
 
 /// Message sockets are injected at or above this number, so that the filter can tell them by number; below 1024 for select(2).
 pub const FD_BASE: u32 = 512;
@@ -79,7 +79,7 @@ struct Prepared {
     paths: Vec<CString>,
     cwd: CString,
     netns: Option<CString>,
-    fd_base: u32,
+    nofile: (u64, u64),
 }
 
 fn cstring(s: &OsStr) -> Result<CString> {
@@ -131,7 +131,7 @@ fn prepare(cmd: &Command) -> Result<Prepared> {
         paths,
         cwd: cstring(cwd.as_os_str())?,
         netns,
-        fd_base: FD_BASE,
+        nofile: os::nofile(),
     })
 }
 
@@ -292,8 +292,9 @@ fn exec_steps(cmd: &Command, p: &Prepared, link: &OwnedFd) -> std::result::Resul
         // SAFETY: as above; a directory under the private /run is not there inside.
         unsafe { libc::chdir(c"/".as_ptr()) };
     }
+    os::set_nofile(p.nofile);
     groups_and_stdio(cmd).map_err(step("standard input and output"))?;
-    let listener = seccomp::install(p.fd_base).map_err(step("filter"))?;
+    let listener = seccomp::install(FD_BASE).map_err(step("filter"))?;
     send_fds(link.as_fd(), b"l", &[listener.as_raw_fd()]).map_err(step("handing over the listener"))?;
     drop(listener);
     if let Some((uid, gid)) = cmd.user {

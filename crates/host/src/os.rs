@@ -198,16 +198,31 @@ pub(crate) fn recv_fds(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> io::Re
     Ok((n as usize, fds))
 }
 
-/// Raises the soft RLIMIT_NOFILE to the hard one; returns (old soft, hard).
-pub(crate) fn raise_nofile() -> (u64, u64) {
-    let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+/// RLIMIT_NOFILE, soft and hard, before `raise_nofile` changed it: what programs inherit.
+static NOFILE: std::sync::OnceLock<(u64, u64)> = std::sync::OnceLock::new();
+
+fn current_nofile() -> (u64, u64) {
+    let mut l = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };
     // SAFETY: `l` is a valid rlimit.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut l) != 0 {
-            return (1024, 1024);
-        }
-        let up = libc::rlimit { rlim_cur: l.rlim_max, rlim_max: l.rlim_max };
-        libc::setrlimit(libc::RLIMIT_NOFILE, &up);
-    }
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut l) };
     (l.rlim_cur, l.rlim_max)
+}
+
+/// The limit on open files that the caller of this program had set.
+pub(crate) fn nofile() -> (u64, u64) {
+    *NOFILE.get_or_init(current_nofile)
+}
+
+/// Raises the soft RLIMIT_NOFILE to the hard one, which is returned: the supervisor needs a descriptor per socket.
+pub(crate) fn raise_nofile() -> u64 {
+    let (_, hard) = nofile();
+    set_nofile((hard, hard));
+    hard
+}
+
+/// Sets RLIMIT_NOFILE.
+pub(crate) fn set_nofile((soft, hard): (u64, u64)) {
+    let l = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `l` is a valid rlimit.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &l) };
 }

@@ -94,7 +94,7 @@ impl Session {
     /// # Errors
     /// Which feature of the system is missing, and what to do.
     pub fn new(config: &Config) -> Result<Self> {
-        let (_, hard) = os::raise_nofile();
+        let hard = os::raise_nofile();
         if hard < 1024 {
             return Err(HostError::OpenFiles(hard));
         }

@@ -57,7 +57,17 @@ pub(crate) fn inject(
     cloexec: bool,
 ) -> Answer {
     let Some(listener) = s.listener(call.listener) else { return Answer::Done };
-    match seccomp::inject(listener, call.n.id, theirs, slot, cloexec) {
+    let mut slot = slot;
+    let mut done = seccomp::inject(listener, call.n.id, theirs, slot, cloexec);
+    if matches!((&done, slot), (Err(e), Slot::At(_)) if os::errno_of(e) == libc::EBADF) {
+        // The program's RLIMIT_NOFILE is below our numbers: a low one, where bytes flow natively.
+        slot = Slot::Lowest;
+        done = seccomp::inject(listener, call.n.id, theirs, slot, cloexec);
+        if let Body::Message(_, m) = &mut object.body {
+            m.native = true;
+        }
+    }
+    match done {
         Ok(fd) => {
             object.owner = (call.n.tid, fd);
             let message = matches!(object.body, Body::Message(..));
