@@ -3,12 +3,14 @@
 //! Paths are relative to `/proc`: `net/tcp`, `net/dev_snmp6/eth0`, `sys/net/ipv4/ip_forward`.
 
 mod addr;
+mod datagram;
 mod dev;
 mod fib_trie;
 mod fixed;
 mod route;
 mod snmp;
 mod sockstat;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +40,8 @@ const FILES: &[(&str, Render)] = &[
     ("dev_mcast", dev::dev_mcast),
     ("fib_trie", fib_trie::fib_trie),
     ("fib_triestat", fib_trie::fib_triestat),
+    ("icmp", datagram::icmp),
+    ("icmp6", datagram::icmp6),
     ("if_inet6", addr::if_inet6),
     ("igmp", addr::igmp),
     ("igmp6", addr::igmp6),
@@ -50,8 +54,12 @@ const FILES: &[(&str, Render)] = &[
     ("mcfilter", fixed::mcfilter),
     ("mcfilter6", fixed::mcfilter6),
     ("netstat", snmp::netstat),
+    ("packet", datagram::packet),
+    ("protocols", sockstat::protocols),
     ("psched", fixed::psched),
     ("ptype", fixed::ptype),
+    ("raw", datagram::raw),
+    ("raw6", datagram::raw6),
     ("route", route::route),
     ("rt6_stats", route::rt6_stats),
     ("rt_acct", fixed::rt_acct),
@@ -61,6 +69,12 @@ const FILES: &[(&str, Render)] = &[
     ("sockstat", sockstat::sockstat),
     ("sockstat6", sockstat::sockstat6),
     ("softnet_stat", dev::softnet_stat),
+    ("tcp", tcp::tcp),
+    ("tcp6", tcp::tcp6),
+    ("udp", datagram::udp),
+    ("udp6", datagram::udp6),
+    ("udplite", datagram::udplite),
+    ("udplite6", datagram::udplite6),
     ("unix", fixed::unix),
     ("xfrm_stat", snmp::xfrm_stat),
 ];

@@ -48,6 +48,11 @@ impl PacketSock {
     pub fn new(dgram: bool) -> Self {
         PacketSock { dgram, ..Default::default() }
     }
+    /// It receives.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running
+    }
 }
 
 /// `struct packet_mreq`.
