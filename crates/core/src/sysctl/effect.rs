@@ -43,20 +43,25 @@ pub const NET: &[Sysctl] = &[
     Sysctl::IpNoPmtuDisc, Sysctl::IpNonlocalBind, Sysctl::IpUnprivilegedPortStart, Sysctl::IpfragHighThresh,
     Sysctl::IpfragMaxDist, Sysctl::IpfragTime, Sysctl::Neigh4GcThresh1, Sysctl::Neigh4GcThresh2,
     Sysctl::Neigh4GcThresh3, Sysctl::Neigh6GcThresh1, Sysctl::Neigh6GcThresh2, Sysctl::Neigh6GcThresh3,
-    Sysctl::NetdevMaxBacklog, Sysctl::PingGroupRange, Sysctl::RmemDefault, Sysctl::RouteFlush,
-    Sysctl::RouteMinPmtu, Sysctl::RouteMtuExpires, Sysctl::Somaxconn, Sysctl::TcpAbortOnOverflow,
-    Sysctl::TcpCongestionControl, Sysctl::TcpMaxSynBacklog, Sysctl::TcpMaxTwBuckets, Sysctl::TcpRmem,
-    Sysctl::TcpSyncookies, Sysctl::TcpTwReuse, Sysctl::TcpTwReuseDelay, Sysctl::TcpWmem, Sysctl::WmemDefault,
+    Sysctl::NetdevMaxBacklog, Sysctl::PingGroupRange, Sysctl::RmemDefault, Sysctl::RmemMax,
+    Sysctl::RouteFlush, Sysctl::RouteMinPmtu, Sysctl::RouteMtuExpires, Sysctl::Somaxconn,
+    Sysctl::TcpAbortOnOverflow, Sysctl::TcpCongestionControl, Sysctl::TcpFinTimeout,
+    Sysctl::TcpKeepaliveIntvl, Sysctl::TcpKeepaliveProbes, Sysctl::TcpKeepaliveTime, Sysctl::TcpMaxSynBacklog,
+    Sysctl::TcpMaxTwBuckets, Sysctl::TcpRmem, Sysctl::TcpSynRetries, Sysctl::TcpSyncookies,
+    Sysctl::TcpTwReuse, Sysctl::TcpTwReuseDelay, Sysctl::TcpWmem, Sysctl::WmemDefault, Sysctl::WmemMax,
 ];
 
 /// IPv4, of a device.
 #[rustfmt::skip]
 pub const CONF4: &[Conf4] = &[
     Conf4::AcceptLocal, Conf4::AcceptRedirects, Conf4::AcceptSourceRoute, Conf4::ArpAccept,
-    Conf4::ArpAnnounce, Conf4::ArpIgnore, Conf4::DropGratuitousArp, Conf4::ForceIgmpVersion,
-    Conf4::Forwarding, Conf4::Igmpv2UnsolicitedReportInterval, Conf4::Igmpv3UnsolicitedReportInterval,
-    Conf4::PromoteSecondaries, Conf4::ProxyArp, Conf4::ProxyArpPvlan, Conf4::RouteLocalnet, Conf4::RpFilter,
-    Conf4::SendRedirects, Conf4::SrcValidMark,
+    Conf4::ArpAnnounce, Conf4::ArpEvictNocarrier, Conf4::ArpFilter, Conf4::ArpIgnore, Conf4::ArpNotify,
+    Conf4::BcForwarding, Conf4::BootpRelay, Conf4::DropGratuitousArp, Conf4::DropUnicastInL2Multicast,
+    Conf4::ForceIgmpVersion, Conf4::Forwarding, Conf4::Igmpv2UnsolicitedReportInterval,
+    Conf4::Igmpv3UnsolicitedReportInterval, Conf4::IgnoreRoutesWithLinkdown, Conf4::LogMartians,
+    Conf4::McForwarding, Conf4::MediumId, Conf4::PromoteSecondaries, Conf4::ProxyArp, Conf4::ProxyArpPvlan,
+    Conf4::RouteLocalnet, Conf4::RpFilter, Conf4::SecureRedirects, Conf4::SendRedirects, Conf4::SharedMedia,
+    Conf4::SrcValidMark, Conf4::Tag,
 ];
 
 /// IPv6, of a device.

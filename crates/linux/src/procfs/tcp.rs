@@ -38,9 +38,9 @@ fn at(b: &[u8], i: usize) -> u8 {
     b.get(i).copied().unwrap_or(0)
 }
 
-/// Clock ticks of 10 ms, rounded up as jiffies are.
+/// Clock ticks of 10 ms (`jiffies_to_clock_t`).
 fn ticks(d: Duration) -> u64 {
-    d.as_millis().div_ceil(10) as u64
+    d.as_millis() as u64 / 10
 }
 
 /// What a pointer column shows without leaking one: a number that names the object.
@@ -126,7 +126,7 @@ impl Table {
                 probes = tcb.probes();
                 let ((cwnd, ssthresh), (ato, quick)) = (tcb.cwnd(), tcb.ack_info());
                 let ssthresh = if ssthresh >= INFINITE_SSTHRESH { -1 } else { i64::from(ssthresh) };
-                tail = format!("{} {} {quick} {cwnd} {ssthresh}", ticks(tcb.rto()), ato.div_ceil(10));
+                tail = format!("{} {} {quick} {cwnd} {ssthresh}", ticks(tcb.rto()), ato / 10);
             }
             TcpKind::Closed => {}
         }
