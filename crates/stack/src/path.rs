@@ -5,6 +5,7 @@
 //!   World::backend_rx / veth peer / lo                           world
 //!     netif_rx                    backlog, netdev_max_backlog    dev::rx
 //!   World::run_softirq -> net_rx_action                          world, dev::rx
+//!     napi_gro_receive            devices with gro               dev::gro
 //!     netif_receive_skb           taps, eth_type_trans           dev::rx
 //!       arp_rcv -> arp_process -> neigh_update                   neigh::arp
 //!       ip_rcv                    ip_rcv_core      PREROUTING    ipv4::input
@@ -13,11 +14,14 @@
 //!             icmp_rcv | udp_rcv | tcp_v4_rcv | raw              ipv4::icmp, udp, tcp, sock
 //!           ip_forward            ttl, mtu         FORWARD       ipv4::forward
 //!             ip_output                                          ipv4::output
-//!       ipv6_rcv                  the same with v6 names         ipv6
+//!       ipv6_rcv                  the same with v6 names         ipv6::input
+//!         ip6_route_input -> ip6_input, ip6_mc_input, ip6_forward ipv6::route, input, forward
+//!           extension headers, ipv6_frag_rcv                     ipv6::exthdrs, reassembly
+//!             icmpv6_rcv -> ndisc_rcv | tcp_v6_rcv | udpv6_rcv   ipv6::icmp, ndisc
 //!
 //! TRANSMIT
 //!   tcp/udp/raw/icmp
-//!     ip_queue_xmit -> ip_local_out                OUTPUT        ipv4::output
+//!     ip_queue_xmit -> ip_local_out                OUTPUT        ipv4::output (ip6_xmit: ipv6::output)
 //!       ip_output                                  POSTROUTING   ipv4::output
 //!         ip_finish_output        ip_fragment, GSO               ipv4::output, ipv4::frag
 //!           neigh_output          waits for ARP or ND            neigh::output

@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use core::time::Duration;
 use std::fmt::Write as _;
 
-use ferronet_core::{IfIndex, Instant, NsId, Packet};
+use ferronet_core::{IfIndex, NsId};
 use ferronet_wire::MacAddr;
 
 use crate::dev::{IfAddr, ifa_f};
@@ -91,23 +91,6 @@ impl Net {
     }
 }
 
-/// Takes what a namespace sent through its devices; the world must not have run since.
-pub(crate) fn sent(ns: &mut Namespace) -> Vec<Vec<u8>> {
-    let mut out = Vec::new();
-    while let Some(p) = ns.env.tx.pop() {
-        out.push(p.to_vec());
-        ns.env.consume(p);
-    }
-    out
-}
-
-/// Ends packets.
-pub(crate) fn consume(ns: &mut Namespace, v: Vec<Packet>) {
-    for p in v {
-        ns.env.consume(p);
-    }
-}
-
 /// `ip -6 route show table main` and `local`, as iproute2 prints them.
 pub(crate) fn routes6(ns: &Namespace) -> String {
     let mut out = String::new();
@@ -173,8 +156,4 @@ pub(crate) fn v6(s: &str) -> Ipv6Addr {
 
 pub(crate) fn ip(s: &str) -> IpAddr {
     s.parse().expect("an address")
-}
-
-pub(crate) const fn secs(n: u64) -> Instant {
-    Instant(n * 1_000_000_000)
 }
