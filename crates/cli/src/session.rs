@@ -19,13 +19,21 @@ pub(crate) fn seed() -> u64 {
 
 /// The stack's configuration: random, with the machine's wall clock and memory.
 pub(crate) fn kernel() -> ferronet_linux::Config {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
-    // The stack's clock is CLOCK_MONOTONIC; the difference turns it into wall-clock time.
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let monotonic = (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64);
+    let monotonic = || {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64)
+    };
+    // The stack's clock is CLOCK_MONOTONIC; the difference turns it into wall-clock time. Of several tries the one with the
+    // least time between the two clocks counts, or a received packet may seem to be older than its question.
+    let difference = || {
+        let before = monotonic();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        (monotonic() - before, wall.saturating_sub(before))
+    };
+    let wall_offset = (0..32).map(|_| difference()).min().map_or(0, |(_, d)| d);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.split_whitespace().nth(1).and_then(|k| k.parse::<u64>().ok()).unwrap_or(0);
-    ferronet_linux::Config { seed: seed(), wall_offset: wall.saturating_sub(monotonic), memory: kib * 1024 }
+    ferronet_linux::Config { seed: seed(), wall_offset, memory: kib * 1024 }
 }
 
 /// A shell in the terminal.
