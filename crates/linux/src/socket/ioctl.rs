@@ -186,11 +186,8 @@ impl Kernel {
     /// Requests about the socket itself; `None` for others.
     fn sock_ioctl(&mut self, s: SockId, cmd: u32) -> Option<Result<Vec<u8>, Errno>> {
         let int = |v: u32| Some(Ok((v as i32).to_ne_bytes().to_vec()));
-        let (ns, key) = match self.inet_ref(s) {
-            Ok(x) => x,
-            // Netlink sockets have only the interface requests.
-            Err(_) => return None,
-        };
+        // Netlink sockets have only the interface requests.
+        let Ok((ns, key)) = self.inet_ref(s) else { return None };
         let x = ns.socks.socks.get(key)?;
         match (cmd, &x.proto) {
             (SIOCINQ, Proto::Tcp(t)) if t.is_listening() => Some(Err(Errno::EINVAL)),

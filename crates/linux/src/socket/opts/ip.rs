@@ -92,24 +92,7 @@ pub(super) fn mtu(ns: &Namespace, w: Who, family: Family) -> Result<i32, Errno> 
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     let v = int_or_byte(val);
     if let Some(f) = flag_of(name) {
-        let bad = match name {
-            34 => val.is_empty(),
-            26 | 49 => !(0..=1).contains(&v),
-            25 => w.stream(),
-            _ => false,
-        };
-        if bad {
-            return Err(Errno::EINVAL);
-        }
-        set_flag(ns, w.key, f, v != 0)?;
-        // ip_icmp_error is off: what is queued goes.
-        if name == 11
-            && v == 0
-            && let Some(o) = ns.socks.common_mut(w.key)?.opts.as_mut()
-        {
-            o.errq = Default::default();
-        }
-        return Ok(());
+        return set_simple(ns, w, (name, f), v, val);
     }
     match name {
         35 | 36 => return membership(ns, w, name == 35, val),
@@ -175,6 +158,34 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             c.rare().port_range = (lo, hi);
         }
         _ => return Err(Errno::ENOPROTOOPT),
+    }
+    Ok(())
+}
+
+/// An option that is a flag.
+fn set_simple(
+    ns: &mut Namespace,
+    w: Who,
+    (name, f): (i32, SockFlags),
+    v: i32,
+    val: &[u8],
+) -> Result<(), Errno> {
+    let bad = match name {
+        34 => val.is_empty(),
+        26 | 49 => !(0..=1).contains(&v),
+        25 => w.stream(),
+        _ => false,
+    };
+    if bad {
+        return Err(Errno::EINVAL);
+    }
+    set_flag(ns, w.key, f, v != 0)?;
+    // ip_icmp_error is off: what is queued goes.
+    if name == 11
+        && v == 0
+        && let Some(o) = ns.socks.common_mut(w.key)?.opts.as_mut()
+    {
+        o.errq = Default::default();
     }
     Ok(())
 }

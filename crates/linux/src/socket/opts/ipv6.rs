@@ -97,7 +97,6 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         0..=255 => Ok(v as i16),
         _ => Err(Errno::EINVAL),
     };
-    let dev_known = |ns: &Namespace, d: u32| d == 0 || ns.devs.get(IfIndex(d)).is_some();
     match name {
         26 => {
             if ns.socks.common(w.key)?.lport != 0 || w.ty == crate::kernel::sock_type::RAW {
@@ -109,16 +108,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         75 => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
         17 | 76 => {
             let dev = if name == 76 { u32::from_be(v as u32) } else { v as u32 };
-            if !dev_known(ns, dev) {
-                return Err(if name == 17 { Errno::ENODEV } else { Errno::EADDRNOTAVAIL });
-            }
-            let c = ns.socks.common_mut(w.key)?;
-            if dev != 0 && !c.bound_dev.is_none() && c.bound_dev.0 != dev {
-                return Err(Errno::EINVAL);
-            }
-            let o = c.rare();
-            *(if name == 17 { &mut o.mc6_index } else { &mut o.uc_index }) = IfIndex(dev);
-            return Ok(());
+            return set_dev(ns, w, name, dev);
         }
         _ => {}
     }
@@ -147,6 +137,20 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         7 => return super::misc::set_checksum(ns, w, v),
         _ => return Err(Errno::ENOPROTOOPT),
     }
+    Ok(())
+}
+
+/// `IPV6_MULTICAST_IF`, `IPV6_UNICAST_IF`.
+fn set_dev(ns: &mut Namespace, w: Who, name: i32, dev: u32) -> Result<(), Errno> {
+    if dev != 0 && ns.devs.get(IfIndex(dev)).is_none() {
+        return Err(if name == 17 { Errno::ENODEV } else { Errno::EADDRNOTAVAIL });
+    }
+    let c = ns.socks.common_mut(w.key)?;
+    if dev != 0 && !c.bound_dev.is_none() && c.bound_dev.0 != dev {
+        return Err(Errno::EINVAL);
+    }
+    let o = c.rare();
+    *(if name == 17 { &mut o.mc6_index } else { &mut o.uc_index }) = IfIndex(dev);
     Ok(())
 }
 
