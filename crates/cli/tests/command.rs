@@ -36,7 +36,7 @@ fn settings_and_drop_reasons_are_explained() {
     let e = run(ferronet(&["sysctl", "--explain", "tcp_rmem", "--json"]));
     let list: Value = serde_json::from_str(&e.out).unwrap();
     assert_eq!(list[0]["name"], "net.ipv4.tcp_rmem");
-    assert_eq!(list[0]["default"], "4096 131072 6291456");
+    assert!(list[0]["default"].as_str().unwrap().starts_with("4096 131072 "), "{list}");
     let e = run(ferronet(&["drops", "--explain"]));
     assert!(
         e.out.lines().any(|l| l.contains("SocketRcvbuff") && l.contains("net.core.rmem_max")),
