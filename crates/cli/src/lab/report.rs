@@ -28,9 +28,17 @@ struct Talk {
     from: String,
     to: String,
     what: String,
-    connections: u64,
+    /// Flows in each direction.
+    flows: [u64; 2],
     out: FlowCount,
     back: FlowCount,
+}
+
+impl Talk {
+    /// Connections, or what comes closest.
+    fn flows(&self) -> u64 {
+        self.flows[0].max(self.flows[1])
+    }
 }
 
 /// Everything worth telling.
@@ -115,11 +123,11 @@ fn talks(kernel: &Kernel, lab: &Lab, ids: &[NsId]) -> Vec<Talk> {
                     from: a,
                     to: b,
                     what,
-                    connections: 0,
+                    flows: [0; 2],
                     out: FlowCount::default(),
                     back: FlowCount::default(),
                 });
-                talk.connections += u64::from(!reverse);
+                talk.flows[usize::from(reverse)] += 1;
                 let side = if reverse { &mut talk.back } else { &mut talk.out };
                 side.packets += count.packets;
                 side.bytes += count.bytes;
@@ -168,7 +176,7 @@ impl Report {
                 vec![
                     format!("{} -> {}", t.from, t.to),
                     t.what.clone(),
-                    t.connections.to_string(),
+                    t.flows().to_string(),
                     format!("{} in {} packets", show_size(t.out.bytes), t.out.packets),
                     format!("{} in {} packets", show_size(t.back.bytes), t.back.packets),
                     (t.out.retransmitted + t.back.retransmitted).to_string(),
@@ -205,7 +213,7 @@ impl Report {
                 "name": o.name, "result": o.how, "seconds": o.took.as_secs_f64(), "failed": o.failed,
             })).collect::<Vec<_>>(),
             "conversations": self.talks.iter().map(|t| json!({
-                "from": t.from, "to": t.to, "service": t.what, "flows": t.connections,
+                "from": t.from, "to": t.to, "service": t.what, "flows": t.flows(),
                 "sent": count(&t.out), "answered": count(&t.back),
             })).collect::<Vec<_>>(),
             "links": self.links.iter().map(|(ns, dev, packets, bytes, lost, overflowed)| json!({

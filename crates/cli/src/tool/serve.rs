@@ -114,6 +114,8 @@ fn worker(from: Connections, site: Arc<Site>, done: Sender<()>) {
 
 /// Answers the requests of one connection.
 fn connection(stream: &TcpStream, peer: SocketAddr, site: &Site, done: &Sender<()>) -> io::Result<()> {
+    // An IPv4 client of a socket for both families is shown as one.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE))?;
     let mut reader = BufReader::new(stream);

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use ferronet_core::Packet;
 use ferronet_core::hash::{KeyedMap, KeyedState};
 use ferronet_core::rng::Rng;
-use ferronet_wire::ipproto::{IPPROTO_TCP, IPPROTO_UDP};
+use ferronet_wire::ipproto::{IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 use ferronet_wire::ipv6::ipv6_skip_exthdr;
 use ferronet_wire::{Ipv4Hdr, Ipv6Hdr, SeqNr, TcpFlags, TcpHdr, UdpHdr};
 
@@ -108,6 +108,11 @@ fn look(head: &[u8], len: usize) -> Option<Seen> {
         }
         _ => return None,
     };
+    // Neighbour discovery and listener reports (RFC 4861, 3810) are for IPv6 what ARP is for IPv4: no conversation.
+    let link_business = |b: &[u8]| b.first().is_some_and(|t| matches!(t, 130..=137 | 143));
+    if proto == IPPROTO_ICMPV6 && transport.and_then(|at| head.get(at..)).is_some_and(link_business) {
+        return None;
+    }
     let mut key = FlowKey { src, dst, proto, sport: 0, dport: 0 };
     let mut seq = None;
     let rest = transport.and_then(|at| head.get(at..));
