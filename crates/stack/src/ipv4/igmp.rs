@@ -53,6 +53,8 @@ pub fn ip_mc_inc_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
     }
     // The newest first, as `ip maddr` prints them.
     d.mcast.insert(0, (g, 1));
+    // Cached input lookups know who is a member.
+    ns.devs.generation += 1;
     changed(ns, dev, group, true);
 }
 
@@ -63,6 +65,7 @@ pub fn ip_mc_dec_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
     d.mcast[i].1 = d.mcast[i].1.saturating_sub(1);
     if d.mcast[i].1 == 0 {
         d.mcast.remove(i);
+        ns.devs.generation += 1;
         changed(ns, dev, group, false);
     }
 }

@@ -56,7 +56,10 @@ pub fn ipv6_dev_mc_inc(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
     }
     // The newest first, as `ip maddr` prints them.
     d.mcast.insert(0, (g, 1));
-    if d.is_up() {
+    let up = d.is_up();
+    // Cached input lookups know who is a member.
+    ns.devs.generation += 1;
+    if up {
         changed(ns, dev, group, true);
     }
 }
@@ -68,6 +71,7 @@ pub fn ipv6_dev_mc_dec(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
     d.mcast[i].1 = d.mcast[i].1.saturating_sub(1);
     if d.mcast[i].1 == 0 {
         d.mcast.remove(i);
+        ns.devs.generation += 1;
         changed(ns, dev, group, false);
     }
 }
