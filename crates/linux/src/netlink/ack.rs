@@ -8,45 +8,39 @@ use super::codec::{HDRLEN, Hdr, Msg, NLA_F_NESTED, Policy, nlm_f, nlmsg};
 
 /// Reports to the program beyond the errno.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExtAck {
+pub(crate) struct ExtAck {
     /// Text, without a full stop, which `ip` adds.
-    pub text: Option<Cow<'static, str>>,
+    pub(crate) text: Option<Cow<'static, str>>,
     /// Offset of the attribute at fault from the front of the message.
-    pub offs: Option<u32>,
+    pub(crate) offs: Option<u32>,
     /// Its policy.
-    pub policy: Option<Policy>,
+    pub(crate) policy: Option<Policy>,
     /// Type of an attribute that is missing.
-    pub miss_type: Option<u32>,
+    pub(crate) miss_type: Option<u32>,
 }
 
 impl ExtAck {
     /// Sets the text.
-    pub fn msg(&mut self, s: &'static str) {
+    pub(crate) fn msg(&mut self, s: &'static str) {
         self.text = Some(Cow::Borrowed(s));
     }
     /// Sets the text and the attribute at fault.
-    pub fn bad(&mut self, off: usize, s: &'static str) {
+    pub(crate) fn bad(&mut self, off: usize, s: &'static str) {
         self.msg(s);
         self.offs = u32::try_from(off).ok();
     }
     /// Sets the text and gives the error, to be returned in one step.
-    pub fn err<T>(&mut self, e: Errno, s: &'static str) -> Result<T, Errno> {
+    pub(crate) fn err<T>(&mut self, e: Errno, s: &'static str) -> Result<T, Errno> {
         self.msg(s);
         Err(e)
     }
     /// Likewise, with the attribute at fault.
-    pub fn err_at<T>(&mut self, e: Errno, off: usize, s: &'static str) -> Result<T, Errno> {
+    pub(crate) fn err_at<T>(&mut self, e: Errno, off: usize, s: &'static str) -> Result<T, Errno> {
         self.bad(off, s);
         Err(e)
     }
-    /// Is there anything to say?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == ExtAck::default()
-    }
-
     /// The attributes (`netlink_ack_tlv_fill`).
-    pub fn fill(&self, m: &mut Msg, failed: bool) {
+    pub(crate) fn fill(&self, m: &mut Msg, failed: bool) {
         if let Some(t) = &self.text {
             m.str(1, t);
         }
@@ -121,7 +115,7 @@ fn errno_field(e: Option<Errno>) -> i32 {
 
 /// The answer to `request` (whole message, header first): an error, or 0 as acknowledgement.
 #[must_use]
-pub fn ack(request: &[u8], e: Option<Errno>, ext: &ExtAck, to: AckTo) -> Vec<u8> {
+pub(crate) fn ack(request: &[u8], e: Option<Errno>, ext: &ExtAck, to: AckTo) -> Vec<u8> {
     let h = Hdr::parse(request).unwrap_or_default();
     let mut flags = 0;
     let full = e.is_some() && !to.cap_ack;
@@ -144,18 +138,18 @@ pub fn ack(request: &[u8], e: Option<Errno>, ext: &ExtAck, to: AckTo) -> Vec<u8>
 
 /// To whom an acknowledgement goes.
 #[derive(Clone, Copy, Debug)]
-pub struct AckTo {
+pub(crate) struct AckTo {
     /// Port of the socket.
-    pub portid: u32,
+    pub(crate) portid: u32,
     /// `NETLINK_EXT_ACK`.
-    pub ext_ack: bool,
+    pub(crate) ext_ack: bool,
     /// `NETLINK_CAP_ACK`.
-    pub cap_ack: bool,
+    pub(crate) cap_ack: bool,
 }
 
 /// The end of a dump (`netlink_dump_done`).
 #[must_use]
-pub fn done(seq: u32, flags: u16, e: Option<Errno>, ext: &ExtAck, to: AckTo) -> Vec<u8> {
+pub(crate) fn done(seq: u32, flags: u16, e: Option<Errno>, ext: &ExtAck, to: AckTo) -> Vec<u8> {
     let mut m = Msg::new(nlmsg::DONE, nlm_f::MULTI | flags, seq, to.portid);
     m.raw(&errno_field(e).to_ne_bytes());
     if to.ext_ack && ext.tells(true) {

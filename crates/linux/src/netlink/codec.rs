@@ -7,64 +7,63 @@ use ferronet_core::Errno;
 use super::ack::ExtAck;
 
 /// Bytes of `struct nlmsghdr`.
-pub const HDRLEN: usize = 16;
+pub(crate) const HDRLEN: usize = 16;
 /// `NLA_F_NESTED`.
-pub const NLA_F_NESTED: u16 = 0x8000;
+pub(crate) const NLA_F_NESTED: u16 = 0x8000;
 /// `NLA_TYPE_MASK`.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// Message flags (`NLM_F_*`).
 #[allow(missing_docs, reason = "netlink(7)")]
-pub mod nlm_f {
-    pub const REQUEST: u16 = 0x01;
-    pub const MULTI: u16 = 0x02;
-    pub const ACK: u16 = 0x04;
-    pub const ECHO: u16 = 0x08;
-    pub const DUMP_INTR: u16 = 0x10;
-    pub const DUMP_FILTERED: u16 = 0x20;
-    pub const DUMP: u16 = 0x300;
-    pub const REPLACE: u16 = 0x100;
-    pub const EXCL: u16 = 0x200;
-    pub const CREATE: u16 = 0x400;
-    pub const APPEND: u16 = 0x800;
-    pub const BULK: u16 = 0x200;
-    pub const CAPPED: u16 = 0x100;
-    pub const ACK_TLVS: u16 = 0x200;
+pub(crate) mod nlm_f {
+    pub(crate) const REQUEST: u16 = 0x01;
+    pub(crate) const MULTI: u16 = 0x02;
+    pub(crate) const ACK: u16 = 0x04;
+    pub(crate) const ECHO: u16 = 0x08;
+    pub(crate) const DUMP_INTR: u16 = 0x10;
+    pub(crate) const DUMP_FILTERED: u16 = 0x20;
+    pub(crate) const DUMP: u16 = 0x300;
+    pub(crate) const REPLACE: u16 = 0x100;
+    pub(crate) const EXCL: u16 = 0x200;
+    pub(crate) const CREATE: u16 = 0x400;
+    pub(crate) const APPEND: u16 = 0x800;
+    pub(crate) const CAPPED: u16 = 0x100;
+    pub(crate) const ACK_TLVS: u16 = 0x200;
 }
 
 /// Message types of every family.
 #[allow(missing_docs, reason = "netlink(7)")]
-pub mod nlmsg {
-    pub const ERROR: u16 = 2;
-    pub const DONE: u16 = 3;
-    pub const MIN_TYPE: u16 = 0x10;
+pub(crate) mod nlmsg {
+    pub(crate) const ERROR: u16 = 2;
+    pub(crate) const DONE: u16 = 3;
+    pub(crate) const MIN_TYPE: u16 = 0x10;
 }
 
 /// `n` rounded up to 4.
 #[must_use]
-pub const fn align4(n: usize) -> usize {
+pub(crate) const fn align4(n: usize) -> usize {
     (n + 3) & !3
 }
 
 /// A message header (`struct nlmsghdr`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hdr {
+pub(crate) struct Hdr {
     /// Length with the header.
-    pub len: u32,
+    pub(crate) len: u32,
     /// Type.
-    pub ty: u16,
+    pub(crate) ty: u16,
     /// `NLM_F_*`.
-    pub flags: u16,
+    pub(crate) flags: u16,
     /// Sequence number.
-    pub seq: u32,
+    pub(crate) seq: u32,
     /// Port of the sender.
-    pub pid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Hdr {
     /// The header at the front of `b`.
     #[must_use]
-    pub fn parse(b: &[u8]) -> Option<Hdr> {
+    pub(crate) fn parse(b: &[u8]) -> Option<Hdr> {
         let (len, b) = b.split_first_chunk::<4>()?;
         let (ty, b) = b.split_first_chunk::<2>()?;
         let (flags, b) = b.split_first_chunk::<2>()?;
@@ -80,7 +79,7 @@ impl Hdr {
     }
     /// Its 16 bytes.
     #[must_use]
-    pub fn bytes(&self) -> [u8; HDRLEN] {
+    pub(crate) fn bytes(&self) -> [u8; HDRLEN] {
         let mut b = [0; HDRLEN];
         let parts = self
             .len
@@ -99,7 +98,7 @@ impl Hdr {
 
 /// Writes one message.
 #[derive(Debug)]
-pub struct Msg {
+pub(crate) struct Msg {
     buf: Vec<u8>,
     hdr: Hdr,
 }
@@ -107,101 +106,96 @@ pub struct Msg {
 /// Where a nested attribute began.
 #[derive(Debug)]
 #[must_use]
-pub struct Nest(usize);
+pub(crate) struct Nest(usize);
 
 impl Msg {
     /// A message with its header; `len` is set at the end.
     #[must_use]
-    pub fn new(ty: u16, flags: u16, seq: u32, pid: u32) -> Msg {
+    pub(crate) fn new(ty: u16, flags: u16, seq: u32, pid: u32) -> Msg {
         let hdr = Hdr { len: 0, ty, flags, seq, pid };
         let mut buf = Vec::with_capacity(256);
         buf.extend_from_slice(&hdr.bytes());
         Msg { buf, hdr }
     }
     /// Adds flags to the header.
-    pub fn add_flags(&mut self, flags: u16) {
+    pub(crate) fn add_flags(&mut self, flags: u16) {
         self.hdr.flags |= flags;
     }
     /// Appends bytes, such as the family's header, and pads to 4.
-    pub fn raw(&mut self, b: &[u8]) {
+    pub(crate) fn raw(&mut self, b: &[u8]) {
         self.buf.extend_from_slice(b);
         self.buf.resize(align4(self.buf.len()), 0);
     }
     /// Bytes so far.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.buf.len()
     }
-    /// Never: there is a header.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
-    }
     /// Overwrites bytes written before, at an offset from the front of the message.
-    pub fn patch(&mut self, at: usize, b: &[u8]) {
+    pub(crate) fn patch(&mut self, at: usize, b: &[u8]) {
         if let Some(d) = self.buf.get_mut(at..at + b.len()) {
             d.copy_from_slice(b);
         }
     }
     /// An attribute (`nla_put`).
-    pub fn put(&mut self, ty: u16, data: &[u8]) {
+    pub(crate) fn put(&mut self, ty: u16, data: &[u8]) {
         let len = u16::try_from(data.len() + 4).unwrap_or(u16::MAX);
         self.buf.extend_from_slice(&len.to_ne_bytes());
         self.buf.extend_from_slice(&ty.to_ne_bytes());
         self.raw(data);
     }
     /// An attribute of one byte.
-    pub fn u8(&mut self, ty: u16, v: u8) {
+    pub(crate) fn u8(&mut self, ty: u16, v: u8) {
         self.put(ty, &[v]);
     }
     /// An attribute of two bytes.
-    pub fn u16(&mut self, ty: u16, v: u16) {
+    pub(crate) fn u16(&mut self, ty: u16, v: u16) {
         self.put(ty, &v.to_ne_bytes());
     }
     /// An attribute of four bytes.
-    pub fn u32(&mut self, ty: u16, v: u32) {
+    pub(crate) fn u32(&mut self, ty: u16, v: u32) {
         self.put(ty, &v.to_ne_bytes());
     }
     /// An attribute of four bytes, signed.
-    pub fn i32(&mut self, ty: u16, v: i32) {
+    pub(crate) fn i32(&mut self, ty: u16, v: i32) {
         self.put(ty, &v.to_ne_bytes());
     }
     /// An attribute of eight bytes (not aligned to 8, as 64-bit kernels with unaligned access write them).
-    pub fn u64(&mut self, ty: u16, v: u64) {
+    pub(crate) fn u64(&mut self, ty: u16, v: u64) {
         self.put(ty, &v.to_ne_bytes());
     }
     /// A string with its final NUL.
-    pub fn str(&mut self, ty: u16, s: &str) {
+    pub(crate) fn str(&mut self, ty: u16, s: &str) {
         let mut b = Vec::with_capacity(s.len() + 1);
         b.extend_from_slice(s.as_bytes());
         b.push(0);
         self.put(ty, &b);
     }
     /// An address, 4 or 16 bytes.
-    pub fn ip(&mut self, ty: u16, a: IpAddr) {
+    pub(crate) fn ip(&mut self, ty: u16, a: IpAddr) {
         match a {
             IpAddr::V4(a) => self.put(ty, &a.octets()),
             IpAddr::V6(a) => self.put(ty, &a.octets()),
         }
     }
     /// Begins a nested attribute without `NLA_F_NESTED` (`nla_nest_start_noflag`).
-    pub fn nest(&mut self, ty: u16) -> Nest {
+    pub(crate) fn nest(&mut self, ty: u16) -> Nest {
         let at = self.buf.len();
         self.put(ty, &[]);
         Nest(at)
     }
     /// Ends it.
-    pub fn end(&mut self, n: Nest) {
+    pub(crate) fn end(&mut self, n: Nest) {
         let len = u16::try_from(self.buf.len() - n.0).unwrap_or(u16::MAX);
         self.patch(n.0, &len.to_ne_bytes());
     }
     /// Takes a nested attribute back (`nla_nest_cancel`).
-    pub fn cancel(&mut self, n: Nest) {
+    pub(crate) fn cancel(&mut self, n: Nest) {
         self.buf.truncate(n.0);
     }
     /// The message, with its length.
     #[must_use]
-    pub fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.hdr.len = u32::try_from(self.buf.len()).unwrap_or(u32::MAX);
         let b = self.hdr.bytes();
         self.patch(0, &b);
@@ -211,55 +205,55 @@ impl Msg {
 
 /// One attribute of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attr<'a> {
+pub(crate) struct Attr<'a> {
     /// Its type without flags.
-    pub ty: u16,
+    pub(crate) ty: u16,
     /// Its content.
-    pub data: &'a [u8],
+    pub(crate) data: &'a [u8],
     /// Where its header begins, from the front of the message.
-    pub off: usize,
+    pub(crate) off: usize,
 }
 
 impl<'a> Attr<'a> {
     /// First byte, 0 when there is none.
     #[must_use]
-    pub fn u8(&self) -> u8 {
+    pub(crate) fn u8(&self) -> u8 {
         self.data.first().copied().unwrap_or(0)
     }
     /// First two bytes, 0 when there are fewer.
     #[must_use]
-    pub fn u16(&self) -> u16 {
+    pub(crate) fn u16(&self) -> u16 {
         self.data.first_chunk().map_or(0, |b| u16::from_ne_bytes(*b))
     }
     /// First four bytes, 0 when there are fewer.
     #[must_use]
-    pub fn u32(&self) -> u32 {
+    pub(crate) fn u32(&self) -> u32 {
         self.data.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b))
     }
     /// Likewise, signed.
     #[must_use]
-    pub fn i32(&self) -> i32 {
+    pub(crate) fn i32(&self) -> i32 {
         self.data.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b))
     }
     /// Text up to the first NUL (`nla_strscpy`); bytes that are no UTF-8 are replaced.
     #[must_use]
-    pub fn str(&self) -> String {
+    pub(crate) fn str(&self) -> String {
         let end = self.data.iter().position(|b| *b == 0).unwrap_or(self.data.len());
         String::from_utf8_lossy(self.data.get(..end).unwrap_or_default()).into_owned()
     }
     /// An IPv4 address.
     #[must_use]
-    pub fn ip4(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn ip4(&self) -> Option<Ipv4Addr> {
         self.data.first_chunk::<4>().map(|b| Ipv4Addr::from(*b))
     }
     /// An IPv6 address.
     #[must_use]
-    pub fn ip6(&self) -> Option<Ipv6Addr> {
+    pub(crate) fn ip6(&self) -> Option<Ipv6Addr> {
         self.data.first_chunk::<16>().map(|b| Ipv6Addr::from(*b))
     }
     /// An address by its length, 4 or 16 bytes.
     #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self.data.len() {
             4 => self.ip4().map(IpAddr::V4),
             16 => self.ip6().map(IpAddr::V6),
@@ -268,14 +262,14 @@ impl<'a> Attr<'a> {
     }
     /// The attributes inside.
     #[must_use]
-    pub fn nested(&self) -> AttrIter<'a> {
+    pub(crate) fn nested(&self) -> AttrIter<'a> {
         AttrIter { rest: self.data, off: self.off + 4 }
     }
 }
 
 /// Walks attributes; ends at the first that does not fit (`nla_for_each_attr`).
 #[derive(Clone, Debug)]
-pub struct AttrIter<'a> {
+pub(crate) struct AttrIter<'a> {
     rest: &'a [u8],
     off: usize,
 }
@@ -283,12 +277,12 @@ pub struct AttrIter<'a> {
 impl<'a> AttrIter<'a> {
     /// The attributes in `b`, which begins `off` bytes into the message.
     #[must_use]
-    pub fn new(b: &'a [u8], off: usize) -> Self {
+    pub(crate) fn new(b: &'a [u8], off: usize) -> Self {
         AttrIter { rest: b, off }
     }
     /// Bytes that did not make an attribute.
     #[must_use]
-    pub fn leftover(&self) -> usize {
+    pub(crate) fn leftover(&self) -> usize {
         self.rest.len()
     }
 }
@@ -311,7 +305,7 @@ impl<'a> Iterator for AttrIter<'a> {
 
 /// What an attribute must look like (`struct nla_policy`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Nothing is known: any length.
     Any,
     /// At least one byte.
@@ -342,7 +336,7 @@ pub enum Policy {
 
 /// How strictly a message is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Strictness {
+pub(crate) enum Strictness {
     /// Unknown types and bytes at the end are ignored (`nlmsg_parse_deprecated`).
     Liberal,
     /// Unknown types are refused (`nlmsg_parse_deprecated_strict`).
@@ -351,26 +345,26 @@ pub enum Strictness {
 
 /// Attributes by type, 0 to `N` − 1.
 #[derive(Clone, Copy, Debug)]
-pub struct Attrs<'a, const N: usize>([Option<Attr<'a>>; N]);
+pub(crate) struct Attrs<'a, const N: usize>([Option<Attr<'a>>; N]);
 
 impl<'a, const N: usize> Attrs<'a, N> {
     /// The attribute of a type.
     #[must_use]
-    pub fn get(&self, ty: u16) -> Option<Attr<'a>> {
+    pub(crate) fn get(&self, ty: u16) -> Option<Attr<'a>> {
         self.0.get(usize::from(ty)).copied().flatten()
     }
     /// Is it there?
     #[must_use]
-    pub fn has(&self, ty: u16) -> bool {
+    pub(crate) fn has(&self, ty: u16) -> bool {
         self.get(ty).is_some()
     }
     /// Its number, when it is there.
     #[must_use]
-    pub fn u32(&self, ty: u16) -> Option<u32> {
+    pub(crate) fn u32(&self, ty: u16) -> Option<u32> {
         self.get(ty).map(|a| a.u32())
     }
     /// All that are there, by type.
-    pub fn iter(&self) -> impl Iterator<Item = Attr<'a>> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Attr<'a>> + '_ {
         self.0.iter().flatten().copied()
     }
 }
@@ -398,7 +392,7 @@ fn length_ok(p: Policy, data: &[u8]) -> bool {
 ///
 /// # Errors
 /// `ERANGE` for a wrong length, `EINVAL` for what strict reading refuses; `ext` says which attribute.
-pub fn parse<'a, const N: usize>(
+pub(crate) fn parse<'a, const N: usize>(
     mut it: AttrIter<'a>,
     policy: &[Policy; N],
     how: Strictness,
@@ -442,7 +436,7 @@ pub fn parse<'a, const N: usize>(
 
 /// Reads fixed-size fields of a request's header one after the other; missing bytes are zero.
 #[derive(Clone, Debug)]
-pub struct Fields<'a>(pub &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
@@ -458,27 +452,27 @@ impl Fields<'_> {
         }
     }
     /// One byte.
-    pub fn u8(&mut self) -> u8 {
+    pub(crate) fn u8(&mut self) -> u8 {
         u8::from_ne_bytes(self.take())
     }
     /// Two bytes.
-    pub fn u16(&mut self) -> u16 {
+    pub(crate) fn u16(&mut self) -> u16 {
         u16::from_ne_bytes(self.take())
     }
     /// Two bytes in network order.
-    pub fn be16(&mut self) -> u16 {
+    pub(crate) fn be16(&mut self) -> u16 {
         u16::from_be_bytes(self.take())
     }
     /// Four bytes.
-    pub fn u32(&mut self) -> u32 {
+    pub(crate) fn u32(&mut self) -> u32 {
         u32::from_ne_bytes(self.take())
     }
     /// Four bytes, signed.
-    pub fn i32(&mut self) -> i32 {
+    pub(crate) fn i32(&mut self) -> i32 {
         i32::from_ne_bytes(self.take())
     }
     /// Sixteen bytes as they are.
-    pub fn b16(&mut self) -> [u8; 16] {
+    pub(crate) fn b16(&mut self) -> [u8; 16] {
         self.take()
     }
 }

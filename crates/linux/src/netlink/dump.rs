@@ -30,7 +30,6 @@ pub(super) trait Source: core::fmt::Debug + Send {
 /// Whom the messages are for.
 pub(super) struct DumpCx<'a> {
     pub(super) kernel: &'a mut Kernel,
-    pub(super) ns: NsId,
     pub(super) seq: u32,
     pub(super) portid: u32,
 }
@@ -117,7 +116,7 @@ pub(super) fn run(k: &mut Kernel, s: SockId) {
             intr = nlm_f::DUMP_INTR;
         }
         d.prev = generation;
-        let mut cx = DumpCx { kernel: k, ns, seq: d.hdr.seq, portid: to.portid };
+        let mut cx = DumpCx { kernel: k, seq: d.hdr.seq, portid: to.portid };
         match d.source.fill(&mut cx, room, &mut d.out) {
             Ok(false) => {}
             Ok(true) => d.ended = Some(Ok(())),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ferronet_core::{Errno, NsId};
 
 use super::Req;
-use super::codec::{Fields, Msg, Policy, Strictness, nlm_f, parse};
+use super::codec::{Msg, Policy, Strictness, nlm_f, parse};
 use super::dump::{DumpCx, Out, Source};
 use crate::kernel::{Kernel, NsRef};
 
@@ -188,9 +188,4 @@ impl Source for Dump {
     fn done_in_last(&self) -> bool {
         true
     }
-}
-
-/// Reads the address family that every rtnetlink message begins with.
-pub(super) fn family_of(body: &[u8]) -> u8 {
-    Fields(body).u8()
 }

@@ -11,10 +11,10 @@ use crate::kernel::{Ready, Received, RecvReq};
 
 /// Netlink protocols.
 #[allow(missing_docs, reason = "netlink(7)")]
-pub mod proto {
-    pub const ROUTE: i32 = 0;
-    pub const SOCK_DIAG: i32 = 4;
-    pub const GENERIC: i32 = 16;
+pub(crate) mod proto {
+    pub(crate) const ROUTE: i32 = 0;
+    pub(crate) const SOCK_DIAG: i32 = 4;
+    pub(crate) const GENERIC: i32 = 16;
 }
 
 /// `SOL_NETLINK`.

@@ -38,7 +38,6 @@ pub(in super::super) mod ifla {
     pub(crate) const CARRIER: u16 = 33;
     pub(crate) const LINK_NETNSID: u16 = 37;
     pub(crate) const XDP: u16 = 43;
-    pub(crate) const NEW_IFINDEX: u16 = 49;
     pub(crate) const TARGET_NETNSID: u16 = 46;
     pub(crate) const PROP_LIST: u16 = 52;
     pub(crate) const ALT_IFNAME: u16 = 53;

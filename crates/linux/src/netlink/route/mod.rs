@@ -36,11 +36,6 @@ pub(super) mod rtm {
     pub(crate) const NEWRULE: u16 = 32;
     pub(crate) const DELRULE: u16 = 33;
     pub(crate) const GETRULE: u16 = 34;
-    pub(crate) const NEWNEIGHTBL: u16 = 64;
-    pub(crate) const GETNEIGHTBL: u16 = 66;
-    pub(crate) const SETNEIGHTBL: u16 = 67;
-    pub(crate) const NEWNETCONF: u16 = 80;
-    pub(crate) const GETNETCONF: u16 = 82;
     pub(crate) const NEWNSID: u16 = 88;
     pub(crate) const DELNSID: u16 = 89;
     pub(crate) const GETNSID: u16 = 90;

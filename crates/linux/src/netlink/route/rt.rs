@@ -48,8 +48,6 @@ pub(super) mod rtm_f {
 /// Flags of a next hop.
 pub(super) mod rtnh_f {
     pub(crate) const DEAD: u8 = 1;
-    pub(crate) const PERVASIVE: u8 = 2;
-    pub(crate) const ONLINK: u8 = 4;
     pub(crate) const LINKDOWN: u8 = 16;
 }
 
