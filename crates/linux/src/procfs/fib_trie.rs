@@ -392,7 +392,7 @@ pub(super) fn fib_triestat(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
         });
         let n = leaves.len();
         let prefixes: usize = leaves.values().map(Vec::len).sum();
-        let average = if n == 0 { 0 } else { total_depth * 100 / n };
+        let average = (total_depth * 100).checked_div(n).unwrap_or(0);
         let sizes: String = by_bits.iter().map(|(b, c)| format!("  {b}: {c}")).collect();
         let bytes = n * leaf + prefixes * alias + inner_nodes * inner + pointers * pointer;
         let _ = write!(

@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use ferronet_sim::need;
 
 /// A named namespace of the running kernel, deleted at the end.
-pub struct RealNs {
+pub(crate) struct RealNs {
     name: String,
 }
 
 impl RealNs {
     /// A fresh namespace; without root, `ip` or Linux 6.18 the test `test` is recorded as skipped.
-    pub fn new(test: &str) -> Option<RealNs> {
+    pub(crate) fn new(test: &str) -> Option<RealNs> {
         if !need::root(test) {
             return None;
         }
@@ -32,7 +32,7 @@ impl RealNs {
     }
 
     /// Runs `f` on a thread inside the namespace.
-    pub fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         let path = format!("/run/netns/{}", self.name);
         std::thread::scope(|s| {
             s.spawn(move || {
@@ -50,7 +50,8 @@ impl RealNs {
     }
 
     /// Runs a shell script inside; its standard output.
-    pub fn sh(&self, script: &str) -> String {
+    #[allow(dead_code, reason = "each test file takes what it needs of this module")]
+    pub(crate) fn sh(&self, script: &str) -> String {
         let out = Command::new("ip")
             .args(["netns", "exec", &self.name, "sh", "-ec", script])
             .output()

@@ -16,6 +16,7 @@ use crate::ns::Namespace;
 
 /// A packet for somebody else (`ip_forward`).
 pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
+    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_forward"));
     if p.meta().pkt_type != PktType::Host {
         ns.env.drop(p, DropReason::OtherHost);
         return;
