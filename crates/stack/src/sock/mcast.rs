@@ -96,6 +96,8 @@ pub(super) fn drop_all(ns: &mut Namespace, key: SockKey) {
 
 /// The device's own list counts users and reports to routers.
 fn dev_join(ns: &mut Namespace, dev: IfIndex, group: IpAddr) {
+    // Cached input routes depend on membership.
+    ns.devs.generation += 1;
     match group {
         IpAddr::V4(g) => crate::ipv4::igmp::ip_mc_inc_group(ns, dev, g),
         IpAddr::V6(g) => crate::ipv6::mcast::ipv6_dev_mc_inc(ns, dev, g),
@@ -103,6 +105,8 @@ fn dev_join(ns: &mut Namespace, dev: IfIndex, group: IpAddr) {
 }
 
 fn dev_leave(ns: &mut Namespace, dev: IfIndex, group: IpAddr) {
+    // Cached input routes depend on membership.
+    ns.devs.generation += 1;
     match group {
         IpAddr::V4(g) => crate::ipv4::igmp::ip_mc_dec_group(ns, dev, g),
         IpAddr::V6(g) => crate::ipv6::mcast::ipv6_dev_mc_dec(ns, dev, g),
