@@ -10,6 +10,8 @@ mod notify;
 mod nsid;
 mod route;
 mod sock;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
