@@ -218,11 +218,8 @@ pub(super) fn getneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
         r.ext.miss_type = Some(u32::from(nda::DST));
         return Err(Errno::EINVAL);
     }
-    let f = match family(pf) {
-        Some(f) => f,
-        None => {
-            return r.ext.err(Errno::EAFNOSUPPORT, "Unsupported family in header for neighbor get request");
-        }
+    let Some(f) = family(pf) else {
+        return r.ext.err(Errno::EAFNOSUPPORT, "Unsupported family in header for neighbor get request");
     };
     let Some(addr) = dst(&q, f) else {
         return r.ext.err(Errno::EINVAL, "Invalid network address in neighbor get request");

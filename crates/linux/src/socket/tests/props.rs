@@ -32,7 +32,7 @@ proptest! {
                     ctl.extend_from_slice(&level.to_ne_bytes());
                     ctl.extend_from_slice(&name.to_ne_bytes());
                     ctl.extend_from_slice(b.get(16..).unwrap_or(&[]));
-                    drop(l.send(s, &addr, b"12345678abcdefgh", &ctl));
+                    let _ = l.send(s, &addr, b"12345678abcdefgh", &ctl);
                 }
                 3 => drop(l.send(s, &sin("10.0.0.1", 9), b"\x08\0\0\0\0\0\0\0payload", &b)),
                 4 | 5 => drop(l.set(s, level, name, &b)),
