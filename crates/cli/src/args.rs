@@ -43,7 +43,8 @@ Examples:
   ferronet run -- ip addr
   ferronet run -- sh -c 'ip link set lo up && ping -c 2 127.0.0.1'
   ferronet run --name web -- ./serve.sh   then: ferronet exec web -- curl http://127.0.0.1/
-  ferronet run --pcapng all.pcapng -- ./test.sh")]
+  ferronet run --pcapng all.pcapng -- ./test.sh
+  ferronet run --tap tap0 -- ./serve.sh   the host's kernel as neighbour; there: ip addr add 10.0.0.1/24 dev tap0")]
     Run(RunArgs),
     /// Build a network from a file, run its programs, show a summary
     #[command(after_help = "\
@@ -109,6 +110,9 @@ pub(crate) struct ShellArgs {
     /// Write every packet to this file
     #[arg(long, value_name = "FILE")]
     pub pcapng: Option<PathBuf>,
+    /// Add the device NAME whose other end is the host's TAP interface HOSTIF (NAME when not given)
+    #[arg(long, value_name = "NAME[=HOSTIF]")]
+    pub tap: Vec<String>,
 }
 
 /// `run`.
@@ -120,6 +124,9 @@ pub(crate) struct RunArgs {
     /// Write every packet to this file
     #[arg(long, value_name = "FILE")]
     pub pcapng: Option<PathBuf>,
+    /// Add the device NAME whose other end is the host's TAP interface HOSTIF (NAME when not given)
+    #[arg(long, value_name = "NAME[=HOSTIF]")]
+    pub tap: Vec<String>,
     /// The command with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub cmd: Vec<String>,

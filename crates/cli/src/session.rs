@@ -2,7 +2,7 @@
 
 use crate::args::{RunArgs, ShellArgs};
 use crate::serve;
-use ferronet_host::{Command, Config, HostError, Session};
+use ferronet_host::{Command, Config, HostError, Session, Tap};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -42,29 +42,39 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<u8, String> {
     let shell = shell.unwrap_or_else(|| PathBuf::from("/bin/sh"));
     let greet = std::io::stdin().is_terminal();
     let argv = vec![shell.to_string_lossy().into_owned()];
-    start(args.name.clone(), args.pcapng.clone(), argv, "shell", greet)
+    let taps = open_taps(&args.tap)?;
+    start(args.name.clone(), args.pcapng.clone(), taps, argv, ("shell", greet))
 }
 
 /// One command.
 pub(crate) fn run(args: &RunArgs) -> Result<u8, String> {
-    start(
-        args.name.clone(),
-        args.pcapng.clone(),
-        args.cmd.clone(),
-        &format!("run {}", args.cmd.join(" ")),
-        false,
-    )
+    let taps = open_taps(&args.tap)?;
+    let what = format!("run {}", args.cmd.join(" "));
+    start(args.name.clone(), args.pcapng.clone(), taps, args.cmd.clone(), (&what, false))
+}
+
+/// Opens the host's ends of `NAME[=HOSTIF]`, before the sandbox is entered.
+fn open_taps(specs: &[String]) -> Result<Vec<(String, Tap)>, String> {
+    let open = |spec: &String| {
+        let (name, host) = spec.split_once('=').unwrap_or((spec, spec));
+        Ok((name.to_owned(), Tap::open(host).map_err(|e| e.to_string())?))
+    };
+    specs.iter().map(open).collect()
 }
 
 fn start(
     name: Option<String>,
     pcapng: Option<PathBuf>,
+    taps: Vec<(String, Tap)>,
     argv: Vec<String>,
-    what: &str,
-    greet: bool,
+    (what, greet): (&str, bool),
 ) -> Result<u8, String> {
     let mut session = Session::new(&Config { kernel: kernel(), name }).map_err(|e| e.to_string())?;
     serve::install(&mut session, what);
+    for (name, tap) in taps {
+        let ns = session.first_ns();
+        session.attach_tap(ns, &name, tap).map_err(|e| e.to_string())?;
+    }
     if let Some(file) = pcapng {
         crate::capture::install(&mut session, &file)?;
     }

@@ -10,6 +10,7 @@ mod bpf;
 mod bufs;
 mod connect;
 pub mod control;
+mod dev;
 mod error;
 mod idmap;
 mod join;
@@ -29,6 +30,7 @@ mod supervisor;
 mod sys;
 mod task;
 
+pub use dev::Tap;
 pub use error::{HostError, Result};
 pub use join::{Child, Command, FD_BASE, Net, spawn};
 pub use sandbox::{Namespaces, Sandbox};

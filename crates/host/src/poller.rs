@@ -24,6 +24,8 @@ pub(crate) enum Token {
     Control,
     /// A control client.
     Client(u32),
+    /// A TAP device.
+    Tap(u32),
 }
 
 impl Token {
@@ -37,6 +39,7 @@ impl Token {
             Self::Source(i) => (6, 0, i),
             Self::Control => (7, 0, 0),
             Self::Client(i) => (8, 0, i),
+            Self::Tap(i) => (9, 0, i),
         };
         tag << 56 | u64::from(generation) << 32 | u64::from(index)
     }
@@ -52,6 +55,7 @@ impl Token {
             6 => Self::Source(index),
             7 => Self::Control,
             8 => Self::Client(index),
+            9 => Self::Tap(index),
             _ => return None,
         })
     }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use ferronet_core::NsId;
+use ferronet_core::{IfIndex, NsId};
 use ferronet_linux::{Kernel, Ready};
 
 use crate::control::Control;
+use crate::dev::{Tap, Taps};
 use crate::error::{HostError, Result};
 use crate::join::{self, Command};
 use crate::os;
@@ -70,6 +71,7 @@ pub struct Session {
     signals: Signals,
     sources: Vec<Option<Source>>,
     after_turn: Vec<AfterTurn>,
+    taps: Taps,
     control: Option<Control>,
     exits: Vec<(u32, Exit)>,
     asked_to_end: Option<i32>,
@@ -131,6 +133,7 @@ impl Session {
             signals,
             sources: Vec::new(),
             after_turn: Vec::new(),
+            taps: Taps::default(),
             control,
             exits: Vec::new(),
             asked_to_end: None,
@@ -217,6 +220,12 @@ impl Session {
         let streaming = self.control.as_ref().is_some_and(Control::streaming);
         let max = if streaming { Some(max.unwrap_or(u64::MAX).min(100_000_000)) } else { max };
         let mut events = Vec::new();
+        // What was done from outside may have sent something; it must be out before we wait.
+        if self.sup.unsettled && !self.taps.is_empty() {
+            self.sup.tick();
+            self.sup.settle();
+            self.taps.transmit(&mut self.sup.kernel, &self.sup.poller);
+        }
         self.sup.turn(max, &mut events)?;
         let mut died = false;
         let busy = !events.is_empty();
@@ -227,12 +236,14 @@ impl Session {
                 Token::Source(i) => self.source_event(i, ev),
                 Token::Control => self.control_accept(),
                 Token::Client(i) => self.client_event(i, ev),
+                Token::Tap(i) => self.taps.event(&mut self.sup.kernel, &self.sup.poller, i, ev),
                 Token::Listener(_) | Token::Object(..) | Token::Namespaces => {}
             }
         }
         if busy {
             self.sup.settle();
         }
+        self.taps.transmit(&mut self.sup.kernel, &self.sup.poller);
         for f in &mut self.after_turn {
             f(&mut self.sup.kernel);
         }
@@ -289,6 +300,16 @@ impl Session {
         if let Some(s) = self.sources.get_mut(id.0 as usize).and_then(Option::take) {
             self.sup.poller.remove(s.fd.as_fd());
         }
+    }
+
+    /// Makes the device `name` in namespace `ns`, down, whose other end is the host's interface `tap`. It loses its carrier
+    /// when the interface is deleted in the host.
+    ///
+    /// # Errors
+    /// A name that is taken or not acceptable.
+    pub fn attach_tap(&mut self, ns: NsId, name: &str, tap: Tap) -> Result<IfIndex> {
+        self.sup.unsettled = true;
+        self.taps.attach(&mut self.sup.kernel, &self.sup.poller, ns, name, tap)
     }
 
     /// Calls `f` after every turn of the stack: for devices that transmit.

@@ -1,0 +1,7 @@
+//! Devices whose other end is in the host.
+
+mod tap;
+mod tap_frame;
+
+pub use tap::Tap;
+pub(crate) use tap::Taps;
