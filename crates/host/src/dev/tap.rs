@@ -82,7 +82,7 @@ impl Tap {
         // SAFETY: reads one int.
         cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETLE, &one) }.into()).map_err(fail("TUNSETVNETLE", ""))?;
         // SAFETY: the argument is a number.
-        let offload = |what| cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, what) }.into());
+        let offload = |what: libc::c_ulong| cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, what) }.into());
         offload(OFFLOADS | OFFLOAD_UDP).or_else(|_| offload(OFFLOADS)).map_err(fail("TUNSETOFFLOAD", ""))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail("FIONBIO", "")(e.into()))?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| fail("FD_CLOEXEC", "")(e.into()))?;
