@@ -59,10 +59,13 @@ impl Tap {
         let mut req = [0u8; 40];
         let name = host_ifname.as_bytes();
         if name.is_empty() || name.len() > 15 {
-            return Err(fail("an interface name has 1 to 15 bytes", "")(io::Error::from_raw_os_error(libc::EINVAL)));
+            return Err(fail("an interface name has 1 to 15 bytes", "")(io::Error::from_raw_os_error(
+                libc::EINVAL,
+            )));
         }
         let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-        let file = file.map_err(fail("opening /dev/net/tun", " (needs root, or read and write permission on it)"))?;
+        let file =
+            file.map_err(fail("opening /dev/net/tun", " (needs root, or read and write permission on it)"))?;
         let fd = OwnedFd::from(file);
         if let Some(room) = req.get_mut(..name.len()) {
             room.copy_from_slice(name);
@@ -78,14 +81,18 @@ impl Tap {
         let one: libc::c_int = 1;
         let size = VNET_HDR as libc::c_int;
         // SAFETY: both read one int.
-        cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &size) }.into()).map_err(fail("TUNSETVNETHDRSZ", ""))?;
+        cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &size) }.into())
+            .map_err(fail("TUNSETVNETHDRSZ", ""))?;
         // SAFETY: reads one int.
-        cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETLE, &one) }.into()).map_err(fail("TUNSETVNETLE", ""))?;
+        cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETLE, &one) }.into())
+            .map_err(fail("TUNSETVNETLE", ""))?;
         // SAFETY: the argument is a number.
-        let offload = |what: libc::c_ulong| cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, what) }.into());
+        let offload =
+            |what: libc::c_ulong| cvt(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, what) }.into());
         offload(OFFLOADS | OFFLOAD_UDP).or_else(|_| offload(OFFLOADS)).map_err(fail("TUNSETOFFLOAD", ""))?;
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail("FIONBIO", "")(e.into()))?;
-        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| fail("FD_CLOEXEC", "")(e.into()))?;
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| fail("FD_CLOEXEC", "")(e.into()))?;
         let end = req.iter().take(16).position(|b| *b == 0).unwrap_or(16);
         let name = String::from_utf8_lossy(req.get(..end).unwrap_or_default()).into_owned();
         Ok(Self { fd, name })
@@ -119,7 +126,14 @@ impl Taps {
     }
 
     /// Makes the device `name` of namespace `ns` whose other end is `tap`.
-    pub(crate) fn attach(&mut self, k: &mut Kernel, poller: &Poller, ns: NsId, name: &str, tap: Tap) -> Result<IfIndex> {
+    pub(crate) fn attach(
+        &mut self,
+        k: &mut Kernel,
+        poller: &Poller,
+        ns: NsId,
+        name: &str,
+        tap: Tap,
+    ) -> Result<IfIndex> {
         let dev = k.dev_attach(ns, name, BackendDev::Tap).map_err(|e| HostError::Stack {
             what: format!("making the device `{name}`"),
             source: io::Error::from_raw_os_error(e.0.into()),
@@ -253,9 +267,11 @@ fn read_frame(fd: BorrowedFd<'_>, hdr: &mut [u8; VNET_HDR], buf: &mut BytesMut) 
 fn write_frame(fd: BorrowedFd<'_>, p: &Packet) -> io::Result<()> {
     let h = vnet_from(p);
     let mut iov: smallvec::SmallVec<[libc::iovec; 20]> = smallvec::SmallVec::new();
-    let mut add = |s: &[u8]| iov.push(libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() });
+    let mut add =
+        |s: &[u8]| iov.push(libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() });
     add(h.bytes());
     p.for_each_slice(&mut add);
     // SAFETY: the vectors describe slices that live through the call, which only reads them.
-    cvt(unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) } as libc::c_long).map(drop)
+    cvt(unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int) } as libc::c_long)
+        .map(drop)
 }

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use ferronet_core::packet::{Gso, GsoKind, MAX_LEN};
 use ferronet_core::{Csum, Packet};
 use ferronet_wire::virtio::{
-    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VirtioNetHdr,
+    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4,
+    VirtioNetHdr,
 };
 use ferronet_wire::{TcpFlags, TcpHdr, UdpHdr};
 
@@ -55,7 +56,8 @@ pub(super) fn fill(p: &mut Packet, h: &VirtioNetHdr, mut frame: Bytes) -> bool {
         return false;
     }
     // The host's hint of the header length is right for large frames; elsewhere a common header fits.
-    let hint = if gso == VIRTIO_NET_HDR_GSO_NONE { HEADERS } else { usize::from(h.hdr_len()).clamp(54, HEADERS) };
+    let hint =
+        if gso == VIRTIO_NET_HDR_GSO_NONE { HEADERS } else { usize::from(h.hdr_len()).clamp(54, HEADERS) };
     let linear = frame.len().min(hint);
     let head = frame.split_to(linear);
     p.put(linear).copy_from_slice(&head);
