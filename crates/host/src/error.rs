@@ -42,7 +42,7 @@ pub enum HostError {
     /// The program could not be started.
     #[error("cannot run {program}: {source}")]
     Exec {
-        /// argv[0].
+        /// The first word of the command.
         program: String,
         /// Why.
         source: io::Error,

@@ -1,7 +1,7 @@
 //! Host edge: devices, run loop, and the seccomp supervisor that puts unmodified programs on the stack.
 //!
 //! [`Session`] is the door: it makes the sandbox, starts programs in it and runs the stack for them. [`control`] lets other
-//! terminals join a running session. The mechanism: a seccomp filter ([`seccomp`] notifications) brings the few calls that
+//! terminals join a running session. The mechanism: a seccomp filter (user notifications) brings the few calls that
 //! matter to the supervisor, which answers them from `ferronet_linux::Kernel` and injects ends of AF_UNIX socket pairs, so
 //! that read, write, poll, epoll, sendfile, dup and fork work natively on real descriptors.
 #![deny(unsafe_op_in_unsafe_fn)]

@@ -1,5 +1,5 @@
 //! Neighbour discovery for IPv6 (RFC 4861 §4): messages as values, read with the validity rules of §6.1, §7.1 and
-//! §8.1 and written into a buffer with their checksum. Options are in [`options`].
+//! §8.1 and written into a buffer with their checksum. Options are in the module `options`.
 
 use crate::icmpv6::*;
 use crate::{Icmp6Hdr, Ipv6Hdr, MacAddr, WireError};

@@ -1,4 +1,4 @@
-//! TCP (RFC 9293 §3.1): header, flags, sequence numbers. Options are in [`options`].
+//! TCP (RFC 9293 §3.1): header, flags, sequence numbers. Options are in the module `options`.
 
 use crate::WireError;
 use bitflags::bitflags;
