@@ -38,7 +38,8 @@ pub(crate) fn run(packets: u64) -> Cost {
         devs.push(d);
     }
     net.forward(ns);
-    net.run();
+    // Address detection, solicitations and reports come to rest.
+    net.sleep(core::time::Duration::from_secs(30));
     let n = net.kernel.world.ns_mut(ns).expect("namespace exists");
     let how = Update { admin: true, override_lladdr: true, ..Update::default() };
     let key = NeighKey { dev: devs[1], addr: IpAddr::V4(Ipv4Addr::new(10, 0, 1, 2)) };
@@ -68,7 +69,8 @@ pub(crate) fn run(packets: u64) -> Cost {
                 out += 1;
                 net.kernel.world.backend_done(ns, p);
             }
-            assert_eq!(out, BATCH, "every packet is forwarded");
+            // Group reports and router solicitations of the devices may come out beside them.
+            assert!(out >= BATCH, "every packet is forwarded: {out}");
         }
         net.kernel.world.ns(ns).map_or(0, |n| n.env.pool.allocated)
     };
