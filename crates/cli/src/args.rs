@@ -65,7 +65,8 @@ Examples:
 Examples:
   ferronet exec web -- ss -tanp
   ferronet exec web --ns router -- ip route
-  ferronet exec 4711 -- bash              by process number")]
+  ferronet exec 4711 -- bash              by process number
+  ferronet exec --ns router -- ip route   on the stack one is on, or the only one")]
     Exec(ExecArgs),
     /// Show the packets' ways through a running stack, stage by stage
     #[command(after_help = "\
@@ -162,20 +163,20 @@ pub(crate) struct PsArgs {
 /// `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Name or process number of the stack (see ferronet ps)
-    pub name: String,
+    /// Name or process number of the stack (see ferronet ps); not needed on a stack or when only one runs
+    pub name: Option<String>,
     /// Run in this network namespace of the stack (see ip netns)
     #[arg(long, value_name = "NAMESPACE")]
     pub ns: Option<String>,
     /// The command with its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required = true, last = true, value_name = "CMD")]
     pub cmd: Vec<String>,
 }
 
 /// `trace`.
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
-    /// Name or process number of the stack; not needed when only one runs
+    /// Name or process number of the stack; not needed on a stack or when only one runs
     #[arg(long)]
     pub name: Option<String>,
     /// Stop after this many packets
@@ -195,7 +196,7 @@ pub(crate) struct TraceArgs {
 /// `drops`.
 #[derive(Debug, Args)]
 pub(crate) struct DropsArgs {
-    /// Name or process number of the stack; not needed when only one runs
+    /// Name or process number of the stack; not needed on a stack or when only one runs
     #[arg(long)]
     pub name: Option<String>,
     /// One JSON array
@@ -350,6 +351,9 @@ mod tests {
         assert_eq!(run.cmd, ["ip", "-j", "addr"]);
         let cli = Cli::parse_from(["ferronet", "exec", "web", "--", "ss", "-tan"]);
         let Command::Exec(exec) = cli.command else { panic!("not exec") };
-        assert_eq!((exec.name.as_str(), exec.cmd.len()), ("web", 2));
+        assert_eq!((exec.name.as_deref(), exec.cmd.len()), (Some("web"), 2));
+        let cli = Cli::parse_from(["ferronet", "exec", "--ns", "router", "--", "ss"]);
+        let Command::Exec(exec) = cli.command else { panic!("not exec") };
+        assert_eq!((exec.name, exec.cmd), (None, vec!["ss".to_owned()]));
     }
 }

@@ -1,4 +1,4 @@
-//! `ps`, `exec`, `drops` and `trace`: what another terminal asks a running stack.
+//! `ps`, `exec`, `drops` and `trace`: what another terminal, or a program on the stack itself, asks a running stack.
 
 use crate::args::{DropsArgs, ExecArgs, PsArgs, TraceArgs};
 use crate::lab::report::table;
@@ -17,16 +17,41 @@ use std::time::{SystemTime, UNIX_EPOCH};
 struct Found {
     name: String,
     info: Value,
+    /// The caller runs on it.
+    own: bool,
 }
 
-/// Asks every running stack what it is.
+impl Found {
+    fn connect(&self) -> Result<Client, String> {
+        let client = if self.own { Client::here() } else { Client::connect(&self.name).map(Some) };
+        client.map_err(|e| e.to_string())?.ok_or_else(|| format!("`{}` has ended", self.name))
+    }
+
+    fn is(&self, wanted: &str) -> bool {
+        self.name == wanted || self.info["pid"].as_u64().is_some_and(|p| p.to_string() == wanted)
+    }
+}
+
+/// Asks every running stack what it is. Inside one there is only that one.
 fn running() -> Result<Vec<Found>, String> {
+    if let Some(own) = own()? {
+        return Ok(vec![own]);
+    }
     let names = control::sessions().map_err(|e| e.to_string())?;
     let ask = |name: String| {
         let info = lines(&Client::connect(&name).ok()?, &["info"]).ok()?.into_iter().next()?;
-        Some(Found { name, info })
+        Some(Found { name, info, own: false })
     };
     Ok(names.into_iter().filter_map(ask).collect())
+}
+
+/// The stack the caller runs on, if it does.
+fn own() -> Result<Option<Found>, String> {
+    let denied = |e| format!("only root of this stack may ask it ({e})");
+    let Some(client) = Client::here().map_err(denied)? else { return Ok(None) };
+    let info = lines(&client, &["info"])?.into_iter().next().unwrap_or_default();
+    let name = info["name"].as_str().unwrap_or_default().to_owned();
+    Ok(Some(Found { name, info, own: true }))
 }
 
 /// All lines of an answer.
@@ -39,38 +64,33 @@ fn lines(client: &Client, request: &[&str]) -> Result<Vec<Value>, String> {
     Ok(text.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect())
 }
 
-/// The name of the stack that is meant: by name, by process number, or the only one there is.
-fn choose(wanted: Option<&str>) -> Result<String, String> {
-    if let Ok(name) = std::env::var(crate::session::NAME_VARIABLE) {
-        return Err(format!(
-            "this is a program on the stack `{name}` itself; ask from another terminal, outside of it: \
-             ferronet ps, exec {name}, trace --name {name}, drops --name {name}"
-        ));
-    }
-    let all = running()?;
-    let names = || all.iter().map(|f| f.name.as_str());
-    let list = names().collect::<Vec<_>>().join(", ");
-    match wanted {
-        Some(w) => {
-            let by_pid = |f: &&Found| f.info["pid"].as_u64().is_some_and(|p| p.to_string() == w);
-            if let Some(f) = all.iter().find(|f| f.name == w).or_else(|| all.iter().find(by_pid)) {
-                return Ok(f.name.clone());
+/// The stack that is meant: by name, by process number, or the only one there is.
+fn choose(wanted: Option<&str>) -> Result<Found, String> {
+    let mut all = running()?;
+    let list = all.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (wanted, all.len()) {
+        (Some(w), _) => {
+            if let Some(i) = all.iter().position(|f| f.is(w)) {
+                return Ok(all.swap_remove(i));
             }
-            let hint = match units::closest(w, names()) {
+            if let Some(own) = all.iter().find(|f| f.own) {
+                return Err(format!(
+                    "this is a program on the stack `{}`, which sees only that one; ask `{w}` from another terminal",
+                    own.name
+                ));
+            }
+            let hint = match units::closest(w, all.iter().map(|f| f.name.as_str())) {
                 Some(n) => format!("did you mean `{n}`?"),
                 None if all.is_empty() => "none is running; start one with `ferronet shell`".to_owned(),
                 None => format!("there are {list}"),
             };
             Err(format!("there is no running stack `{w}`; {hint}"))
         }
-        None => {
-            match all.as_slice() {
-                [one] => Ok(one.name.clone()),
-                [] => Err("no stack is running; start one with `ferronet shell` or `ferronet up FILE.toml`"
-                    .to_owned()),
-                _ => Err(format!("several stacks are running; choose one with --name: {list}")),
-            }
+        (None, 1) => Ok(all.swap_remove(0)),
+        (None, 0) => {
+            Err("no stack is running; start one with `ferronet shell` or `ferronet up FILE.toml`".to_owned())
         }
+        (None, _) => Err(format!("several stacks are running; choose one by its name: {list}")),
     }
 }
 
@@ -121,28 +141,27 @@ pub(crate) fn ps(args: &PsArgs) -> Result<u8, String> {
 
 /// `ferronet exec`.
 pub(crate) fn exec(args: &ExecArgs) -> Result<u8, String> {
-    let name = choose(Some(&args.name))?;
+    let found = choose(args.name.as_deref())?;
     let net = match args.ns.as_deref() {
         None | Some("main") => Net::First,
         Some(ns) => {
             // Asked for first, because joining would make a namespace that is not there.
-            let client = Client::connect(&name).map_err(|e| e.to_string())?;
-            let info = lines(&client, &["info"])?.into_iter().next().unwrap_or_default();
-            let known: Vec<&str> =
-                info["namespaces"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let names = found.info["namespaces"].as_array();
+            let known: Vec<&str> = names.into_iter().flatten().filter_map(Value::as_str).collect();
             if !known.contains(&ns) {
                 let hint =
                     units::closest(ns, known.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
                 let hint = hint.unwrap_or_else(|| format!("; there are {}", known.join(", ")));
-                return Err(format!("`{name}` has no namespace `{ns}`{hint}"));
+                return Err(format!("`{}` has no namespace `{ns}`{hint}", found.name));
             }
             Net::Named(ns.to_owned())
         }
     };
-    let client = Client::connect(&name).map_err(|e| e.to_string())?;
-    let env = Some(crate::session::environment(Some(&name)));
+    let client = found.connect()?;
+    let env = Some(crate::session::environment(Some(&found.name)));
     let cmd = Command { net, env, foreground: io::stdin().is_terminal(), ..Command::new(args.cmd.clone()) };
-    match client.exec(&cmd) {
+    let ended = if found.own { client.replace(&cmd).map(|never| match never {}) } else { client.exec(&cmd) };
+    match ended {
         Ok(exit) => Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX)),
         Err(e) => crate::session::failed_to_start(&e),
     }
@@ -153,8 +172,7 @@ pub(crate) fn drops(args: &DropsArgs) -> Result<u8, String> {
     if args.explain {
         return explain_drops(args.json);
     }
-    let name = choose(args.name.as_deref())?;
-    let client = Client::connect(&name).map_err(|e| e.to_string())?;
+    let client = choose(args.name.as_deref())?.connect()?;
     let mut all = lines(&client, &["drops"])?;
     all.sort_by_key(|v| std::cmp::Reverse(v["packets"].as_u64()));
     if args.json {
@@ -197,8 +215,9 @@ fn explain_drops(as_json: bool) -> Result<u8, String> {
 pub(crate) fn trace(args: &TraceArgs) -> Result<u8, String> {
     // Wrong filters are told here, before anything is asked of the stack.
     filter::parse(&args.filter)?;
-    let name = choose(args.name.as_deref())?;
-    let client = Client::connect(&name).map_err(|e| e.to_string())?;
+    let found = choose(args.name.as_deref())?;
+    let name = &found.name;
+    let client = found.connect()?;
     let mut words = vec!["trace"];
     words.extend(args.filter.iter().map(String::as_str));
     client.request(&words).map_err(|e| e.to_string())?;

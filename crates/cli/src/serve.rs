@@ -1,4 +1,4 @@
-//! What a running session answers to `ps`, `drops`, `trace` and `exec` of other terminals.
+//! What a running session answers to `ps`, `drops`, `trace` and `exec` of other terminals and of its own programs.
 //!
 //! A request is a list of words; the answer is lines of JSON (`info`, `namespaces`, `drops`, and one line for each
 //! packet's way for `trace`).
@@ -53,6 +53,7 @@ impl Names {
 pub(crate) fn install(session: &mut Session, what: &str) {
     let names = Names::new(session);
     let what = what.to_owned();
+    let name = session.name().unwrap_or_default().to_owned();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let tracing = Rc::new(Cell::new(false));
     let (wanted, mut recording) = (tracing.clone(), false);
@@ -68,7 +69,7 @@ pub(crate) fn install(session: &mut Session, what: &str) {
         match words.as_slice() {
             ["info"] => {
                 let namespaces: Vec<String> = names.read(kernel).into_values().collect();
-                line(out, &json!({"pid": std::process::id(), "what": what, "started": started, "namespaces": namespaces}));
+                line(out, &json!({"name": name, "pid": std::process::id(), "what": what, "started": started, "namespaces": namespaces}));
                 Served::Done(0)
             }
             ["drops"] => {

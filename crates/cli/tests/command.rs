@@ -89,6 +89,38 @@ fn a_running_stack_can_be_listed_and_joined() {
     assert!(serde_json::from_str::<Value>(&e.out).is_ok_and(|v| v.is_array()), "{e:?}");
 }
 
+/// `ps`, `exec`, `drops` and `trace` typed inside a session need no name, whatever the environment and the namespace.
+#[test]
+fn a_session_can_be_asked_from_inside() {
+    let test = "a_session_can_be_asked_from_inside";
+    if ferronet_sim::need::program(test, "ping").is_none() || !can_run(test) {
+        return;
+    }
+    let name = format!("in{}", std::process::id());
+    let inside = |script: &str| run(ferronet(&["run", "--name", &name, "--", "sh", "-ec", script]));
+    let e = inside("ferronet ps --json; env -i PATH=\"$PATH\" ferronet drops");
+    let mut text = e.out.lines();
+    let list: Value = serde_json::from_str(text.next().unwrap_or_default()).unwrap_or_else(|_| panic!("{e:?}"));
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
+    assert_eq!((&list[0]["name"], text.next()), (&Value::from(name.clone()), Some("nothing was dropped")));
+    let e = inside(
+        "ip netns add far; ip netns exec far ip link set lo up; ip link set lo up
+         ferronet exec --ns far -- ip -br link show up; ip netns exec far ferronet exec -- sh -c 'exit 9' || echo $?
+         ip netns exec far ping -i 0.05 127.0.0.1 > /dev/null &
+         ip netns exec far ferronet trace --count 2 icmp ns far; ferronet trace --json --count 1 icmp",
+    );
+    assert_eq!(e.code, 0, "{e:?}");
+    assert!(e.out.starts_with("lo ") && e.out.contains("\n9\n"), "{e:?}");
+    let ways = e.out.matches("127.0.0.1 > 127.0.0.1 icmp echo").count();
+    assert!(ways == 3 && e.out.contains(" far "), "{e:?}");
+    let e = inside("ferronet drops --name other");
+    assert!(e.code == 1 && e.err.contains(&format!("a program on the stack `{name}`")), "{e:?}");
+    let e = inside("ferronet exec -- no-such-program");
+    assert_eq!((e.code, e.err.lines().count()), (127, 1), "{e:?}");
+    let e = inside("ferronet run -- true");
+    assert!(e.code == 125 && e.err.contains("already supervised"), "{e:?}");
+}
+
 #[test]
 fn fetch_gets_what_serve_sends() {
     let server = Running::start(ferronet(&["tool", "serve", "--port", "0", "--bind", "127.0.0.1"]));

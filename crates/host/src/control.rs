@@ -1,13 +1,14 @@
 //! The control socket: how other terminals find and join a running session.
 //!
-//! One SOCK_SEQPACKET socket per session in `$XDG_RUNTIME_DIR/ferronet` (or `/tmp/ferronet-UID`, mode 0700). A request is one
+//! One SOCK_SEQPACKET socket per session in `$XDG_RUNTIME_DIR/ferronet` (or `/tmp/ferronet-UID`, mode 0700), and a second one
+//! inside the sandbox ([`INSIDE`]), where programs of the session find it without a name. A request is one
 //! datagram of words, each ended by a NUL byte. Answers are datagrams whose first byte says what follows: `o` output, `n`
 //! namespaces (with descriptors), `e` the end with a status as decimal text.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use ferronet_linux::Kernel;
@@ -20,6 +21,8 @@ use crate::sandbox::Namespaces;
 use crate::session::Exit;
 use crate::supervisor::Supervisor;
 
+/// Where root inside a session finds the session's own socket.
+pub const INSIDE: &str = "/run/ferronet/control.sock";
 /// Largest datagram either way.
 const MAX: usize = 64 << 10;
 /// Output a slow reader may leave unread before he is cut off.
@@ -59,7 +62,8 @@ struct Peer {
 
 /// The session's side.
 pub(crate) struct Control {
-    fd: OwnedFd,
+    /// Listening: in the user's directory, and inside the sandbox.
+    fds: Vec<OwnedFd>,
     path: PathBuf,
     name: String,
     peers: Vec<Option<Peer>>,
@@ -119,6 +123,20 @@ fn connect(path: &std::path::Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
+/// A listening socket at `path` that only its owner may connect to.
+fn listen(path: &std::path::Path) -> Result<OwnedFd> {
+    let step = || HostError::step(format!("control socket {}", path.display()));
+    let fd = seqpacket(libc::SOCK_NONBLOCK).map_err(step())?;
+    let (a, len) = address(path)?;
+    // SAFETY: `a` is a valid address of `len` bytes.
+    unsafe {
+        cvt(libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len).into()).map_err(step())?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(step())?;
+        cvt(libc::listen(fd.as_raw_fd(), 16).into()).map_err(step())?;
+    }
+    Ok(fd)
+}
+
 impl Control {
     /// Listens under `name`, or under a free name of its own.
     pub(crate) fn new(name: Option<&str>) -> Result<Self> {
@@ -141,19 +159,19 @@ impl Control {
         }
         // Left behind by a session that was killed.
         let _ = fs::remove_file(&path);
-        let step = || HostError::step(format!("control socket {}", path.display()));
-        let fd = seqpacket(libc::SOCK_NONBLOCK).map_err(step())?;
-        let (a, len) = address(&path)?;
-        // SAFETY: `a` is a valid address of `len` bytes.
-        unsafe {
-            cvt(libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len).into()).map_err(step())?;
-            cvt(libc::listen(fd.as_raw_fd(), 16).into()).map_err(step())?;
-        }
-        Ok(Self { fd, path, name, peers: Vec::new(), handler: None })
+        let fds = vec![listen(&path)?];
+        Ok(Self { fds, path, name, peers: Vec::new(), handler: None })
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// Listens inside the sandbox too; `path` is [`INSIDE`] as the supervisor sees it.
+    pub(crate) fn listen_inside(&mut self, path: &std::path::Path) -> Result<()> {
+        self.fds.push(listen(path)?);
+        Ok(())
+    }
+
+    /// The listening sockets.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -171,10 +189,18 @@ impl Control {
 
     pub(crate) fn accept(&mut self, poller: &Poller) {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: null address pointers are allowed.
-        let r =
-            unsafe { libc::accept4(self.fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
-        let Ok(fd) = cvt_fd(r.into()) else { return };
+        let one = |fd: &OwnedFd| {
+            // SAFETY: null address pointers are allowed.
+            let r = unsafe { libc::accept4(fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+            cvt_fd(r.into()).ok()
+        };
+        let new: Vec<OwnedFd> = self.fds.iter().filter_map(one).collect();
+        for fd in new {
+            self.welcome(fd, poller);
+        }
+    }
+
+    fn welcome(&mut self, fd: OwnedFd, poller: &Poller) {
         let i = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
         if i < 64 && poller.add(fd.as_fd(), Token::Client(i as u32), bits::IN).is_ok() {
             let peer = Some(Peer { fd, out: Vec::new(), stream: None, end: None });
@@ -335,6 +361,38 @@ impl Client {
         connect(&directory()?.join(format!("{name}.sock"))).map(|fd| Self { fd })
     }
 
+    /// Connects to the session that the caller runs in; `None` when it runs in none.
+    ///
+    /// # Errors
+    /// When the caller may not (only root inside may).
+    pub fn here() -> Result<Option<Self>> {
+        match fs::exists(INSIDE) {
+            Ok(true) => connect(INSIDE.as_ref()).map(|fd| Some(Self { fd })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Replaces the calling process by a program; for callers inside the session, which are supervised already. Of the
+    /// command, the network namespace, arguments and environment count.
+    ///
+    /// # Errors
+    /// Returns only on failure.
+    pub fn replace(&self, cmd: &Command) -> Result<std::convert::Infallible> {
+        self.request(&["join"])?;
+        join::replace(&self.joined()?.net, cmd)
+    }
+
+    /// The namespaces that a session hands over.
+    fn joined(&self) -> Result<Namespaces> {
+        let mut buf = [0; 16];
+        let (_, fds) =
+            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
+        let Ok([user, mnt, pid, net, root]) = <[OwnedFd; 5]>::try_from(fds) else {
+            return Err(HostError::SandboxDied);
+        };
+        Ok(Namespaces { user, mnt, pid, net, root })
+    }
+
     /// Sends a request of words without NUL bytes.
     ///
     /// # Errors
@@ -376,13 +434,7 @@ impl Client {
     /// The step that failed; [`HostError::Exec`] when the program cannot be executed.
     pub fn exec(&self, cmd: &Command) -> Result<Exit> {
         self.request(&["join"])?;
-        let mut buf = [0; 16];
-        let (_, fds) =
-            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
-        let Ok([user, mnt, pid, net, root]) = <[OwnedFd; 5]>::try_from(fds) else {
-            return Err(HostError::SandboxDied);
-        };
-        let ns = Namespaces { user, mnt, pid, net, root };
+        let ns = self.joined()?;
         // SAFETY: no memory is involved. The program gets its defaults back before exec.
         let group = unsafe {
             libc::signal(libc::SIGINT, libc::SIG_IGN);

@@ -309,6 +309,24 @@ fn exec_steps(cmd: &Command, p: &Prepared, link: &OwnedFd) -> std::result::Resul
     Ok(execve(p))
 }
 
+/// Becomes `cmd` in network namespace `first`, or in the named one that `cmd` asks for. For a process that is in the sandbox
+/// already, with its filter: neither is possible twice.
+pub(crate) fn replace(first: &OwnedFd, cmd: &Command) -> Result<std::convert::Infallible> {
+    let p = prepare(cmd)?;
+    match (&cmd.net, &p.netns) {
+        (Net::Fresh, _) => unshare_net(),
+        (Net::Named(_), Some(path)) => named_net(path),
+        // SAFETY: no memory is involved.
+        _ => cvt(unsafe { libc::setns(first.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop),
+    }
+    .map_err(HostError::step("joining the network namespace"))?;
+    // SAFETY: no memory is involved. Rust programs ignore SIGPIPE; others expect its default.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let source = execve(&p);
+    let program = cmd.argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
+    Err(HostError::Exec { program, source })
+}
+
 /// Root inside: the user who started us is mapped to it already unless the map is an identity.
 fn become_root() -> io::Result<()> {
     // SAFETY: no memory is involved.

@@ -73,5 +73,12 @@ fn tree() -> io::Result<()> {
     set_permissions("/run/lock", Permissions::from_mode(0o1777))?;
     let sudo = format!("{BIN_DIR}/sudo");
     write(&sudo, SUDO)?;
-    set_permissions(&sudo, Permissions::from_mode(0o755))
+    set_permissions(&sudo, Permissions::from_mode(0o755))?;
+    // The command itself, wherever it was started from: `ferronet trace` in the shell.
+    match std::env::current_exe() {
+        Ok(own) if own.file_name().is_some_and(|n| n == "ferronet") => {
+            std::os::unix::fs::symlink(own, format!("{BIN_DIR}/ferronet"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -113,8 +113,13 @@ impl Session {
         add(signals.fd(), Token::Signals)?;
         add(sandbox.init_fd(), Token::Init)?;
         let control = match Control::new(config.name.as_deref()) {
-            Ok(c) => {
-                add(c.fd(), Token::Control)?;
+            Ok(mut c) => {
+                if let Err(e) = c.listen_inside(sandbox.path(crate::control::INSIDE).as_ref()) {
+                    tracing::warn!("programs of the session cannot ask it: {e}");
+                }
+                for fd in c.fds() {
+                    add(fd, Token::Control)?;
+                }
                 Some(c)
             }
             Err(e) if config.name.is_some() => return Err(e),
