@@ -100,7 +100,8 @@ fn a_session_can_be_asked_from_inside() {
     let inside = |script: &str| run(ferronet(&["run", "--name", &name, "--", "sh", "-ec", script]));
     let e = inside("ferronet ps --json; env -i PATH=\"$PATH\" ferronet drops");
     let mut text = e.out.lines();
-    let list: Value = serde_json::from_str(text.next().unwrap_or_default()).unwrap_or_else(|_| panic!("{e:?}"));
+    let list: Value =
+        serde_json::from_str(text.next().unwrap_or_default()).unwrap_or_else(|_| panic!("{e:?}"));
     assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
     assert_eq!((&list[0]["name"], text.next()), (&Value::from(name.clone()), Some("nothing was dropped")));
     let e = inside(

@@ -191,7 +191,8 @@ impl Control {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let one = |fd: &OwnedFd| {
             // SAFETY: null address pointers are allowed.
-            let r = unsafe { libc::accept4(fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+            let r =
+                unsafe { libc::accept4(fd.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
             cvt_fd(r.into()).ok()
         };
         let new: Vec<OwnedFd> = self.fds.iter().filter_map(one).collect();
