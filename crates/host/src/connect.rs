@@ -2,6 +2,7 @@
 //!
 //! Not blocking: the program's send buffer is made small and filled, so that poll does not call it writable; success drains it,
 //! which gives exactly one EPOLLOUT edge; failure closes our end with the filling unread, which gives POLLERR | POLLHUP.
+//! No copy of the program's end is kept meanwhile: it would hide that the program closed it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +11,6 @@ use ferronet_linux::Ready;
 
 use crate::obj::{Key, Phase};
 use crate::os;
-use crate::stream::SNDBUF;
 use crate::supervisor::{Answer, Call, Supervisor};
 
 /// Send buffer while connecting: the smallest the kernel gives (SOCK_MIN_SNDBUF).
@@ -35,11 +35,11 @@ impl Supervisor {
         let Some((_, st, _)) = self.objects.stream(key) else { return Answer::Err(libc::EBADF) };
         match r {
             Ok(()) => {
-                self.connected(key, Some(&theirs));
+                self.connected(key);
                 Answer::Ret(0)
             }
             Err(Errno::EISCONN) if call.parked.is_some() => {
-                self.connected(key, Some(&theirs));
+                self.connected(key);
                 Answer::Ret(0)
             }
             Err(Errno::EINPROGRESS | Errno::EALREADY) if !nonblocking => {
@@ -47,14 +47,16 @@ impl Supervisor {
                     return Answer::Err(libc::EINPROGRESS);
                 }
                 if !matches!(st.phase, Phase::Connecting { .. }) {
-                    st.phase = Phase::Connecting { theirs, fill: 0 };
+                    st.phase = Phase::Connecting { fill: 0 };
                 }
                 Answer::Park(key, self.timeout_of(sock, libc::SO_SNDTIMEO))
             }
             Err(Errno::EINPROGRESS) => {
                 os::set_sndbuf(theirs.as_fd(), TINY);
                 let fill = os::send(theirs.as_fd(), &[0; FILL]).unwrap_or(0);
-                st.phase = Phase::Connecting { theirs, fill };
+                st.phase = Phase::Connecting { fill };
+                st.narrow = fill > 0;
+                self.refresh(key);
                 Answer::Err(libc::EINPROGRESS)
             }
             Err(e) => {
@@ -90,7 +92,7 @@ impl Supervisor {
             if !filled {
                 self.wake(key, false);
             }
-            self.connected(key, None);
+            self.connected(key);
         } else if r.intersects(Ready::ERR | Ready::HUP) {
             if filled {
                 // Unread filling: the program sees POLLERR | POLLHUP; SO_ERROR comes from the stack.
@@ -111,32 +113,28 @@ impl Supervisor {
         }
     }
 
-    /// From now on bytes flow. `theirs` when the caller has a copy of the program's end.
-    fn connected(&mut self, key: Key, theirs: Option<&OwnedFd>) {
-        let Some((_, st, mine)) = self.objects.stream(key) else { return };
-        let Some(mine) = mine else { return };
+    /// From now on bytes flow.
+    fn connected(&mut self, key: Key) {
+        let Some((_, st, Some(_))) = self.objects.stream(key) else { return };
         if matches!(st.phase, Phase::Open) {
             return;
         }
-        let old = std::mem::replace(&mut st.phase, Phase::Open);
-        let drain = |theirs: &OwnedFd, mut fill: usize| {
-            if fill > 0 {
-                os::set_sndbuf(theirs.as_fd(), SNDBUF);
-            }
-            let mut sink = [0u8; FILL];
-            while fill > 0 {
-                match os::recv_bytes(mine.as_fd(), sink.get_mut(..fill.min(FILL)).unwrap_or_default()) {
-                    Ok(n) if n > 0 => fill -= n,
-                    _ => break,
-                }
-            }
+        let mut fill = match std::mem::replace(&mut st.phase, Phase::Open) {
+            Phase::Connecting { fill } => fill,
+            Phase::Fresh | Phase::Listening { .. } | Phase::Open | Phase::Dead => 0,
         };
-        match (&old, theirs) {
-            (Phase::Connecting { theirs, fill }, _) => drain(theirs, *fill),
-            (_, Some(theirs)) => drain(theirs, 0),
-            _ => {}
+        let mut sink = [0u8; FILL];
+        if st.narrow {
+            // Before the filling goes: its going is the edge that makes the program write.
+            self.enlarge(key, None);
         }
-        drop(old);
+        let Some((_, _, Some(mine))) = self.objects.stream(key) else { return };
+        while fill > 0 {
+            match os::recv_bytes(mine.as_fd(), sink.get_mut(..fill.min(FILL)).unwrap_or_default()) {
+                Ok(n) if n > 0 => fill -= n,
+                _ => break,
+            }
+        }
         self.refresh(key);
         self.pump_in(key);
         self.pump_out(key);

@@ -17,9 +17,8 @@ pub(crate) struct Key {
 pub(crate) enum Phase {
     /// Not connected, not listening.
     Fresh,
-    /// connect() runs. We keep the program's end until it is decided: its send buffer must be opened then.
+    /// connect() runs.
     Connecting {
-        theirs: OwnedFd,
         /// Bytes of filling in its send buffer, which keep it from being writable; 0 for a blocking connect.
         fill: usize,
     },
@@ -46,6 +45,8 @@ pub(crate) struct Stream {
     pub(crate) closing: bool,
     /// The program's send buffer was made large, because it writes in bulk.
     pub(crate) bulk: bool,
+    /// The program's send buffer was made as small as can be for connect(), and not yet large again.
+    pub(crate) narrow: bool,
     /// The program closed with unread data: reset the peer.
     pub(crate) abort: bool,
     /// Accepted from the stack, but the accept() call was cancelled: the next accept() gets it.
@@ -115,6 +116,7 @@ impl Stream {
             shut_wr: false,
             closing: false,
             bulk: false,
+            narrow: false,
             abort: false,
             stash: VecDeque::new(),
         }

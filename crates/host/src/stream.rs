@@ -1,6 +1,6 @@
 //! TCP sockets: pumping bytes between the program's socket pair and the stack, with back pressure both ways.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use ferronet_core::Errno;
 use ferronet_linux::{Ready, SockId};
@@ -101,7 +101,7 @@ impl Supervisor {
             let len = data.len();
             if len >= BULK && !st.bulk {
                 st.bulk = true;
-                self.enlarge(key);
+                self.enlarge(key, None);
             }
             if !self.out_send(key, sock, data) {
                 return;
@@ -133,14 +133,18 @@ impl Supervisor {
         false
     }
 
-    /// Makes the program's send buffer large, if the program still has the descriptor we gave it.
-    fn enlarge(&mut self, key: Key) {
+    /// Makes the program's send buffer large: through `theirs`, a copy of its end, or if the program still has the
+    /// descriptor we gave it.
+    pub(crate) fn enlarge(&mut self, key: Key, theirs: Option<BorrowedFd<'_>>) {
         let Some(o) = self.objects.get(key) else { return };
         let (owner, cookie) = (o.owner, o.cookie);
-        if let Ok(theirs) = self.tasks.getfd(owner.0, owner.1 as i32)
-            && os::cookie(theirs.as_fd()) == Some(cookie)
-        {
-            os::set_sndbuf(theirs.as_fd(), SNDBUF);
+        match (theirs, self.tasks.getfd(owner.0, owner.1 as i32)) {
+            (Some(fd), _) => os::set_sndbuf(fd, SNDBUF),
+            (None, Ok(fd)) if os::cookie(fd.as_fd()) == Some(cookie) => os::set_sndbuf(fd.as_fd(), SNDBUF),
+            (None, _) => return,
+        }
+        if let Some((_, st, _)) = self.objects.stream(key) {
+            st.narrow = false;
         }
     }
 
@@ -215,7 +219,10 @@ impl Supervisor {
     pub(crate) fn refresh(&mut self, key: Key) {
         let Some((_, st, _)) = self.objects.stream(key) else { return };
         let mut want = if st.in_blocked { bits::OUT } else { 0 };
-        if st.out.is_none() {
+        if matches!(st.phase, Phase::Connecting { fill: 1.. }) {
+            // Our own filling lies in the queue; only a hang-up (always reported) is news.
+            want |= bits::ET;
+        } else if st.out.is_none() {
             want |= bits::IN;
         } else {
             // Edge-triggered, or a hang-up that cannot be served yet would spin.

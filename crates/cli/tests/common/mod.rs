@@ -118,3 +118,39 @@ pub(crate) fn lab(test: &str, text: &str) -> PathBuf {
     std::fs::write(&path, text).expect("writing a lab file");
     path
 }
+
+/// A script of `tests/twin`.
+fn twin_script(name: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/twin").join(name).display().to_string()
+}
+
+/// Plays a Python script in a namespace of the real kernel and on a stack of our own, and demands the same output.
+///
+/// `unshare` makes the namespace, with a user namespace around it when this is not root. Returns what was printed.
+pub(crate) fn twin(test: &str, script: &str) -> Option<String> {
+    for n in ["python3", "unshare", "ip", "ss", "sysctl"] {
+        ferronet_sim::need::program(test, n)?;
+    }
+    if !can_run(test) {
+        return None;
+    }
+    let script = twin_script(script);
+    let mut kernel = Command::new("unshare");
+    kernel.args(["-Urn", "python3", &script]).stdin(Stdio::null());
+    let (real, ours) = (run(kernel), run(ferronet(&["run", "--", "python3", &script])));
+    assert_eq!((real.code, ours.code), (0, 0), "\nkernel: {}\nferronet: {}{}", real.err, ours.out, ours.err);
+    assert_same(&real.out, &ours.out);
+    Some(ours.out)
+}
+
+/// The two texts are equal; if not, the lines that differ are shown.
+fn assert_same(kernel: &str, ferronet: &str) {
+    if kernel == ferronet {
+        return;
+    }
+    let (a, b): (Vec<_>, Vec<_>) = (kernel.lines().collect(), ferronet.lines().collect());
+    let at = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let part =
+        |v: &[&str]| v.iter().skip(at.saturating_sub(3)).take(12).copied().collect::<Vec<_>>().join("\n");
+    panic!("line {} differs\n--- kernel\n{}\n--- ferronet\n{}", at + 1, part(&a), part(&b));
+}

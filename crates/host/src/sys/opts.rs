@@ -3,6 +3,7 @@
 use ferronet_linux::SockId;
 
 use crate::mem;
+use crate::obj::Phase;
 use crate::os;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::Ours;
@@ -59,8 +60,14 @@ fn filter_program(tid: u32, val: &[u8]) -> Result<Vec<u8>, i32> {
 }
 
 /// getsockopt(fd, level, name, value, len*).
-pub(crate) fn get(s: &mut Supervisor, call: &Call, sock: SockId) -> Answer {
+pub(crate) fn get(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
     let tid = call.n.tid;
+    // SO_ERROR follows a connect(); the descriptor may have gone to another process meanwhile.
+    if s.objects.stream(o.key).is_some_and(|(_, st, _)| st.narrow && matches!(st.phase, Phase::Open))
+        && let Some(theirs) = o.theirs(s)
+    {
+        s.enlarge(o.key, Some(theirs));
+    }
     let len = match mem::read_val::<i32>(tid, call.n.ptr(4)).map(usize::try_from) {
         Ok(Ok(l)) => l.min(MAX),
         Ok(Err(_)) => return Answer::Err(libc::EINVAL),

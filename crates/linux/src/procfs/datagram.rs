@@ -30,7 +30,7 @@ fn row(ns: &Namespace, (n, key): Entry, v6: bool, width: usize) -> Option<String
     if c.is_v6() != v6 {
         return None;
     }
-    let (rmem, drops) = s.proto.rx().map_or((0, 0), |q| (q.rmem, q.drops));
+    let (rmem, drops) = s.proto.rx().map_or((0, 0), |q| (q.rqueue(), q.drops));
     let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     let (peer, pport) = c.peer.unwrap_or((any, 0));
     let (lport, pport) = match s.proto {

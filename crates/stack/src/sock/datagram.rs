@@ -19,14 +19,24 @@ pub struct RxQueue {
     pub rmem: u32,
     /// Messages dropped because there was no room (`sk_drops`).
     pub drops: u32,
+    /// Bytes reserved and not in use (`sk_forward_alloc`).
+    pub forward_alloc: u32,
+    /// Messages that `recv` has taken over from the queue that input fills (UDP's `reader_queue`).
+    reader: usize,
+    /// Bytes of messages taken from it and not yet given back (UDP's `forward_deficit`).
+    deficit: u32,
 }
 
+/// Memory is reserved in these units (`PAGE_SIZE`), bytes.
+const PAGE: u32 = 4096;
+
 /// What Linux charges for a message with `len` bytes behind the network header (`skb->truesize` of a locally sent
-/// datagram, measured on 6.18): the smallest slab that holds it with its overhead, or pages beyond 16 KiB.
+/// datagram, measured on 6.18): the smallest slab that holds it with its overhead (`more` than with IPv4, bytes), or
+/// pages beyond 16 KiB.
 #[must_use]
-pub const fn truesize(len: usize) -> u32 {
+pub const fn truesize(len: usize, more: usize) -> u32 {
     const SK_BUFF: u32 = 256;
-    let need = len + 379;
+    let need = len + more + 379;
     let slabs = [576, 1024, 2048, 4096, 8192, 16384];
     let mut i = 0;
     while i < slabs.len() {
@@ -48,6 +58,11 @@ impl RxQueue {
     /// Appends; `size` was checked.
     pub fn push(&mut self, p: Packet, size: u32) {
         self.rmem = self.rmem.saturating_add(size);
+        if size > self.forward_alloc {
+            let more = (size - self.forward_alloc).next_multiple_of(PAGE);
+            self.forward_alloc = self.forward_alloc.saturating_add(more);
+        }
+        self.forward_alloc -= size.min(self.forward_alloc);
         self.queue.push(p);
     }
     /// The oldest.
@@ -58,7 +73,35 @@ impl RxQueue {
     /// Takes the oldest; `size` tells what it was charged.
     pub fn pop(&mut self, size: impl FnOnce(&Packet) -> u32) -> Option<Packet> {
         let p = self.queue.pop()?;
-        self.rmem = self.rmem.saturating_sub(size(&p));
+        // sock_rfree, sk_mem_uncharge: whole pages go back.
+        let size = size(&p);
+        self.rmem = self.rmem.saturating_sub(size);
+        self.forward_alloc = self.forward_alloc.saturating_add(size) % PAGE;
+        Some(p)
+    }
+    /// Bytes that wait for a reader (`udp_rqueue_get`): what was read but not yet given back does not count.
+    #[must_use]
+    pub fn rqueue(&self) -> u32 {
+        self.rmem.saturating_sub(self.deficit)
+    }
+    /// As `pop` for UDP: what readers take is given back in lots (`udp_rmem_release`, 6.18), so that `rmem` falls when
+    /// a quarter of the receive buffer was read or nothing of what was there is left.
+    pub fn pop_udp(&mut self, size: impl FnOnce(&Packet) -> u32, rcvbuf: i32) -> Option<Packet> {
+        if self.reader == 0 {
+            self.reader = self.queue.len();
+        }
+        let p = self.queue.pop()?;
+        self.reader -= 1;
+        self.deficit = self.deficit.saturating_add(size(&p));
+        if i64::from(self.deficit) >= i64::from(rcvbuf >> 2) || self.reader == 0 {
+            let size = core::mem::take(&mut self.deficit);
+            self.rmem = self.rmem.saturating_sub(size);
+            self.forward_alloc = self.forward_alloc.saturating_add(size);
+            // One byte less than there is: a socket in use keeps up to a page.
+            self.forward_alloc -= self.forward_alloc.saturating_sub(1) / PAGE * PAGE;
+            // With the lock at hand readers take over what has come meanwhile.
+            self.reader = self.queue.len();
+        }
         Some(p)
     }
     /// None?
@@ -76,14 +119,16 @@ impl RxQueue {
         while let Some(p) = self.queue.pop() {
             env.drop(p, ferronet_core::DropReason::SocketClosed);
         }
-        self.rmem = 0;
+        (self.rmem, self.forward_alloc, self.reader, self.deficit) = (0, 0, 0, 0);
     }
 }
 
 /// Bytes a queued message is charged: a function of its length, so that it need not be stored.
 #[must_use]
 pub fn charge(p: &Packet) -> u32 {
-    truesize(p.len())
+    // The IPv6 header is 20 bytes longer.
+    let six = p.meta().protocol == ferronet_wire::ethernet::ETH_P_IPV6;
+    truesize(p.len(), if six { 20 } else { 0 })
 }
 
 impl Proto {
@@ -98,7 +143,20 @@ impl Proto {
             Proto::Packet(s) => Some(&s.rx),
         }
     }
-    /// Likewise, to change.
+    /// Messages, or a listener's connection requests, that found no room (`sk_drops`).
+    #[must_use]
+    pub fn drops(&self) -> u32 {
+        match self {
+            Proto::Tcp(s) => match &s.kind {
+                crate::tcp::TcpKind::Listen(l) => l.drops,
+                crate::tcp::TcpKind::Closed | crate::tcp::TcpKind::Conn(_) => 0,
+            },
+            Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => {
+                self.rx().map_or(0, |x| x.drops)
+            }
+        }
+    }
+    /// The receive queue, to change.
     pub fn rx_mut(&mut self) -> Option<&mut RxQueue> {
         match self {
             Proto::Tcp(_) => None,
@@ -146,6 +204,7 @@ pub fn recv<R>(
         return Err(e);
     }
     let shut = s.common.shutdown & shut::RCV != 0;
+    let udp = matches!(s.proto, Proto::Udp(_));
     let Some(rx) = s.proto.rx_mut() else { return Err(Errno::EOPNOTSUPP) };
     if peek {
         return match rx.front() {
@@ -154,10 +213,11 @@ pub fn recv<R>(
             None => Err(Errno::EAGAIN),
         };
     }
-    match rx.pop(charge) {
+    let got = if udp { rx.pop_udp(charge, s.common.rcvbuf) } else { rx.pop(charge) };
+    match got {
         Some(p) => {
             let r = f(&p, &s.common);
-            if let Proto::Udp(_) = &s.proto {
+            if udp {
                 let v4 = p.meta().protocol == ferronet_wire::ethernet::ETH_P_IP;
                 ns.env.mib.inc(if v4 {
                     ferronet_core::Mib::UdpInDatagrams

@@ -277,6 +277,10 @@ pub fn bind(
     c.local = addr;
     if !addr.to_canonical().is_unspecified() {
         c.flags |= SockFlags::BINDADDR_LOCK;
+        // __inet6_bind (6.18): an IPv6 address proper makes the socket sk_ipv6only.
+        if addr.to_canonical().is_ipv6() {
+            c.flags |= SockFlags::V6ONLY;
+        }
     }
     let no_port = c.flags.contains(SockFlags::BIND_NO_PORT) && port == 0;
     let r = if no_port { Ok(0) } else { get_port(ns, key, port) };

@@ -101,7 +101,7 @@ pub(super) fn cookie_child(ns: &mut Namespace, p: Packet, key: SockKey, inc: &In
         Some(super::TcpKind::Closed | super::TcpKind::Conn(_)) | None => true,
     };
     if full {
-        let r = super::listen::listen_drop(ns, ferronet_core::DropReason::TcpListenOverflow);
+        let r = super::listen::listen_drop(ns, key, ferronet_core::DropReason::TcpListenOverflow);
         ns.env.drop(p, r);
         return;
     }

@@ -55,16 +55,19 @@ impl super::Listener {
     pub fn acceptq_is_full(&self) -> bool {
         self.accept_queue.len() as u32 > self.max_ack_backlog
     }
-    /// `inet_csk_reqsk_queue_is_full`.
+    /// `inet_csk_reqsk_queue_is_full`: exceeded here, too (6.18; it was "reached" until 6.8).
     #[must_use]
     pub fn reqsk_queue_is_full(&self) -> bool {
-        self.qlen >= self.max_ack_backlog
+        self.qlen > self.max_ack_backlog
     }
 }
 
-/// `tcp_listendrop` counts beside the reason.
-pub(super) fn listen_drop(ns: &mut Namespace, r: DropReason) -> DropReason {
+/// `tcp_listendrop` counts beside the reason, for the namespace and for the socket.
+pub(super) fn listen_drop(ns: &mut Namespace, key: SockKey, r: DropReason) -> DropReason {
     ns.env.mib.inc(Mib::TcpExtListenDrops);
+    if let Some(l) = listener(ns, key) {
+        l.drops = l.drops.wrapping_add(1);
+    }
     r
 }
 
@@ -80,7 +83,7 @@ fn tcp_conn_request(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Result<
         // tcp_syn_flood_action
         if cookies == 0 {
             ns.env.mib.inc(Mib::TcpExtTCPReqQFullDrop);
-            return Err(listen_drop(ns, DropReason::TcpReqQFull));
+            return Err(listen_drop(ns, key, DropReason::TcpReqQFull));
         }
         ns.env.mib.inc(Mib::TcpExtTCPReqQFullDoCookies);
         want_cookie = true;
@@ -90,11 +93,11 @@ fn tcp_conn_request(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Result<
     }
     if accept_full {
         // The drop reason counts ListenOverflows.
-        return Err(listen_drop(ns, DropReason::TcpListenOverflow));
+        return Err(listen_drop(ns, key, DropReason::TcpListenOverflow));
     }
     // Without cookies the last quarter of the queue is for peers that were seen before.
     if !want_cookie && cookies == 0 && max_syn.saturating_sub(qlen) < max_syn >> 2 {
-        return Err(listen_drop(ns, DropReason::TcpReqQFull));
+        return Err(listen_drop(ns, key, DropReason::TcpReqQFull));
     }
     let (open, _) = prepare(ns, key, inc).ok_or(DropReason::IpOutNoRoute)?;
     if want_cookie {
@@ -176,7 +179,7 @@ fn established(ns: &mut Namespace, p: Packet, rk: ReqKey, parent: SockKey, inc: 
         return;
     };
     if l.acceptq_is_full() {
-        let r = listen_drop(ns, DropReason::TcpListenOverflow);
+        let r = listen_drop(ns, parent, DropReason::TcpListenOverflow);
         if ns.env.sysctl.on(Sysctl::TcpAbortOnOverflow) {
             send_reset(ns, inc);
             forget(ns, rk);
@@ -191,7 +194,7 @@ fn established(ns: &mut Namespace, p: Packet, rk: ReqKey, parent: SockKey, inc: 
     let req = e.req;
     forget(ns, rk);
     let Some(child) = make_child(ns, parent, &req, inc) else {
-        let r = listen_drop(ns, DropReason::NoMemory);
+        let r = listen_drop(ns, parent, DropReason::NoMemory);
         ns.env.drop(p, r);
         return;
     };

@@ -92,6 +92,8 @@ pub struct Listener {
     pub young: u32,
     /// When the accept queue last overflowed: cookies are believed for a while after.
     pub last_overflow: Option<Instant>,
+    /// Connection requests turned away (`sk_drops`).
+    pub drops: u32,
 }
 
 /// An entry of the SYN queue.

@@ -183,18 +183,21 @@ fn fill_sock(ns: &Namespace, key: SockKey, row: &Row, q: &Query, m: &mut Msg, ad
     }
     m.u64(attr::CGROUP_ID, 1);
     m.put(attr::SOCKOPT, &sockopt_bits(c.flags, is_tcp));
-    let (rmem, wmem) = match s.proto.rx() {
-        Some(rx) => (rx.rmem, 0),
-        None => tcp::opts::memory(ns, key),
+    let (rmem, wmem, forward) = match s.proto.rx() {
+        Some(rx) => (rx.rmem, 0, rx.forward_alloc),
+        None => {
+            let (r, w) = tcp::opts::memory(ns, key);
+            (r, w, 0)
+        }
     };
     if wants(attr::MEMINFO) {
-        put_words(m, attr::MEMINFO, &[rmem, wmem, 0, 0]);
+        put_words(m, attr::MEMINFO, &[rmem, wmem, forward, 0]);
     }
     if wants(attr::SKMEMINFO) {
         let (rcvbuf, sndbuf) =
             tcp::opts::buffers(ns, key).unwrap_or((c.rcvbuf.cast_unsigned(), c.sndbuf.cast_unsigned()));
-        let drops = s.proto.rx().map_or(0, |x| x.drops);
-        put_words(m, attr::SKMEMINFO, &[rmem, rcvbuf, 0, sndbuf, 0, wmem, 0, 0, drops]);
+        let drops = s.proto.drops();
+        put_words(m, attr::SKMEMINFO, &[rmem, rcvbuf, 0, sndbuf, forward, wmem, 0, 0, drops]);
     }
     match &s.proto {
         Proto::Raw(_) => m.u8(attr::PROTOCOL, c.protocol),

@@ -99,7 +99,7 @@ pub(super) fn sock(ns: &Namespace, key: SockKey) -> Option<Row> {
             if c.peer.is_some() {
                 row.state = state::ESTABLISHED;
             }
-            row.rqueue = s.proto.rx().map_or(0, |x| x.rmem);
+            row.rqueue = s.proto.rx().map_or(0, |x| x.rqueue());
         }
     }
     Some(row)

@@ -144,13 +144,16 @@ fn buffers(ns: &Namespace, w: Who) -> Result<(i32, i32), Errno> {
 /// drops.
 fn meminfo(ns: &Namespace, w: Who) -> Result<Vec<u8>, Errno> {
     let s = ns.socks.socks.get(w.key).ok_or(Errno::EBADF)?;
-    let (r, q) = match s.proto.rx() {
-        Some(rx) => (rx.rmem, 0),
-        None => tcp::opts::memory(ns, w.key),
+    let (r, q, forward) = match s.proto.rx() {
+        Some(rx) => (rx.rmem, 0, rx.forward_alloc),
+        None => {
+            let (r, q) = tcp::opts::memory(ns, w.key);
+            (r, q, 0)
+        }
     };
     let (rcvbuf, sndbuf) = buffers(ns, w)?;
-    let drops = s.proto.rx().map_or(0, |x| x.drops);
-    let v = [r, rcvbuf as u32, 0, sndbuf as u32, 0, q, 0, 0, drops];
+    let drops = s.proto.drops();
+    let v = [r, rcvbuf as u32, 0, sndbuf as u32, forward, q, 0, 0, drops];
     Ok(v.iter().flat_map(|x| x.to_ne_bytes()).collect())
 }
 

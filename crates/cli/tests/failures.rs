@@ -1,0 +1,23 @@
+//! What overload and forgotten closes look like: the same script plays in a namespace of the real kernel and on a
+//! stack of our own, with the real `ss` and the real counters, and the texts are equal.
+
+mod common;
+
+use common::twin;
+
+/// Backlog 8, nobody accepts, 100 connects: nine wait, 91 are counted as overflows and drops.
+#[test]
+fn a_full_backlog() {
+    let Some(out) = twin("a_full_backlog", "backlog.py") else { return };
+    for want in ["connected 9\nTcpExtListenOverflows 91\nTcpExtListenDrops 91\n", "LISTEN 9      8 "] {
+        assert!(out.contains(want), "{want}{out}");
+    }
+}
+
+/// sent - received = drops in /proc/net/udp = UdpRcvbufErrors (the script insists), and the queue holds what the
+/// kernel's holds.
+#[test]
+fn a_udp_flood() {
+    let Some(out) = twin("a_udp_flood", "flood.py") else { return };
+    assert!(out.contains("received 9 of 300 "), "{out}");
+}
