@@ -21,6 +21,7 @@ mod nswatch;
 mod obj;
 mod os;
 mod poller;
+mod queues;
 mod sandbox;
 mod seccomp;
 mod session;

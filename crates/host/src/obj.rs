@@ -195,6 +195,14 @@ impl Objects {
         self.by_sock.get(&sock).copied()
     }
 
+    /// The connected streams.
+    pub(crate) fn open_streams(&self) -> impl Iterator<Item = (SockId, &Object, &Stream)> {
+        self.slots.iter().filter_map(|s| s.object.as_deref()).filter_map(|o| match &o.body {
+            Body::Stream(sock, st) if matches!(st.phase, Phase::Open) => Some((*sock, o, st)),
+            Body::Stream(..) | Body::Message(..) | Body::Proc(_) => None,
+        })
+    }
+
     /// The stream at `key`, with its socket and our end.
     pub(crate) fn stream(&mut self, key: Key) -> Option<(SockId, &mut Stream, &mut Option<OwnedFd>)> {
         let o = self.get_mut(key)?;

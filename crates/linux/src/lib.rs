@@ -9,4 +9,5 @@ pub mod netlink;
 pub mod procfs;
 pub mod socket;
 
+pub use ferronet_stack::tcp::EdgeQueues;
 pub use kernel::{BackendDev, Caller, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId};

@@ -121,10 +121,10 @@ impl Tcb {
         self.opts.sndbuf = bytes;
         self.snd.sndbuf = bytes;
     }
-    /// Bytes queued and not yet acknowledged (`SIOCOUTQ`).
+    /// Bytes queued and not yet acknowledged, and the FIN as one more (`SIOCOUTQ`: `write_seq - snd_una`).
     #[must_use]
     pub fn outq(&self) -> u32 {
-        (self.snd.write_seq.saturating_sub(self.snd.una)) as u32
+        (self.snd.write_seq + u64::from(self.snd.fin)).saturating_sub(self.snd.una) as u32
     }
     /// Bytes queued and not yet sent (`SIOCOUTQNSD`).
     #[must_use]

@@ -53,6 +53,11 @@ impl Tcb {
     pub fn inq(&self) -> u32 {
         (self.rcv.nxt - self.rcv.copied) as u32 - u32::from(self.rcv.fin && self.rcv.nxt > self.rcv.copied)
     }
+    /// What `ss` and /proc show as receive queue (`rcv_nxt - copied_seq`): a FIN that was not read yet counts.
+    #[must_use]
+    pub fn rqueue(&self) -> u32 {
+        (self.rcv.nxt - self.rcv.copied) as u32
+    }
     /// Receive buffer size (`SO_RCVBUF`).
     #[must_use]
     pub fn rcvbuf(&self) -> u32 {

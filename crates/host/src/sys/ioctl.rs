@@ -7,6 +7,7 @@ use ferronet_linux::{Kernel, SockId};
 use crate::mem;
 use crate::obj::Body;
 use crate::os;
+use crate::queues::ioctl_int;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::ours;
 
@@ -66,9 +67,7 @@ fn is_socket(s: &mut Supervisor, call: &Call) -> bool {
 /// SIOCOUTQ counts what the program wrote and the stack has not taken yet, too.
 fn add_unsent(s: &mut Supervisor, key: crate::obj::Key, out: &mut [u8]) {
     let Some((_, st, Some(mine))) = s.objects.stream(key) else { return };
-    let mut queued = 0i32;
-    // SAFETY: FIONREAD writes one int.
-    unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(mine), libc::FIONREAD, &mut queued) };
+    let queued = ioctl_int(mine.as_fd(), libc::FIONREAD) as i32;
     let extra = queued + st.out.as_ref().map_or(0, |b| b.len() as i32);
     if let Some(v) = out.first_chunk_mut::<4>() {
         *v = i32::from_ne_bytes(*v).saturating_add(extra).to_ne_bytes();

@@ -260,6 +260,9 @@ fn send(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, m: &Outgoing) -
     if netlink && !s.listener(call.listener).is_some_and(|l| seccomp::valid(l, call.n.id)) {
         return Answer::Done;
     }
+    if s.kernel.sock_info(sock).is_some_and(|i| i.0 == libc::AF_NETLINK && i.2 == libc::NETLINK_SOCK_DIAG) {
+        s.refresh_edge_queues();
+    }
     match submit(s, call.n.tid, sock, m) {
         Ok(n) => Answer::Ret(n as i64),
         Err(libc::EAGAIN) if may_block(s, call, o, m.flags) => {

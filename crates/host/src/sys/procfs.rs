@@ -48,6 +48,9 @@ pub(crate) fn open(s: &mut Supervisor, call: &Call) -> Answer {
             if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_DIRECTORY != 0 {
                 return Answer::Continue;
             }
+            if path.starts_with("net/tcp") {
+                s.refresh_edge_queues();
+            }
             match s.with_caller_in(call.n.tid, ns, |k, c| k.proc_read(c, &path)) {
                 Some(text) => inject_text(s, call, &path, &text, cloexec),
                 // What the stack does not render (net/unix) is the kernel's, of the empty namespace.

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use ferronet_stack::Namespace;
 use ferronet_stack::sock::{Proto, SockKey};
-use ferronet_stack::tcp::{FourTuple, Owner, Request, TcpKind, TimeWaitSock};
+use ferronet_stack::tcp::{FourTuple, Owner, Request, TcpKind, TimeWaitSock, user};
 use ferronet_tcp::{Tcb, TimerInfo};
 use slotmap::Key as _;
 
@@ -120,7 +120,8 @@ impl Table {
             }
             TcpKind::Conn(tcb) => {
                 row.state = tcb.state() as u8;
-                row.queues = (tcb.outq(), tcb.inq() + u32::from(tcb.fin_received()));
+                let (rqueue, wqueue) = user::queues(ns, key);
+                row.queues = (wqueue, rqueue);
                 row.timer = timer(ns, tcb);
                 row.retransmits = u32::from(tcb.retransmits());
                 probes = tcb.probes();

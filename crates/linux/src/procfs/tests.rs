@@ -252,3 +252,37 @@ proptest! {
         prop_assert!(with(&mut k, ns, 0, |k, c| k.proc_open(c, "net/snmp")).is_ok());
     }
 }
+
+/// The side that closes first waits 60 s (`TCP_TIMEWAIT_LEN`), and /proc/net/tcp counts them down.
+#[test]
+fn time_wait_lasts_sixty_seconds() {
+    use ferronet_core::Instant;
+    let (mut k, ns) = kernel();
+    up(&mut k, ns, IfIndex::LO);
+    // struct sockaddr_in of 127.0.0.1:80.
+    let name = [2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let socket = |k: &mut Kernel| with(k, ns, 0, |k, c| k.socket(c, 2, 1, 0)).expect("socket");
+    let run = |k: &mut Kernel| while k.run(64) {};
+    let (listener, client) = (socket(&mut k), socket(&mut k));
+    with(&mut k, ns, 0, |k, c| k.bind(c, listener, &name)).expect("bind");
+    k.listen(listener, 1).expect("listen");
+    assert_eq!(with(&mut k, ns, 0, |k, c| k.connect(c, client, &name)), Err(Errno::EINPROGRESS));
+    run(&mut k);
+    let (served, _) = k.accept(listener).expect("accept");
+    k.close(client);
+    run(&mut k);
+    k.close(served);
+    run(&mut k);
+    k.close(listener);
+    let mut at = |ms: u64| {
+        k.set_now(Instant(ms * 1_000_000));
+        run(&mut k);
+        let text = read(&mut k, ns, "net/tcp");
+        text.lines().nth(1).map(|row| row[34..].split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+    };
+    let row = |ticks: u32| Some(format!("06 00000000:00000000 03:{ticks:08X}"));
+    assert_eq!(at(0), row(6000));
+    assert_eq!(at(15_000), row(4500));
+    assert_eq!(at(59_990), row(1));
+    assert_eq!(at(60_010), None);
+}

@@ -191,10 +191,10 @@ impl Kernel {
         let x = ns.socks.socks.get(key)?;
         match (cmd, &x.proto) {
             (SIOCINQ, Proto::Tcp(t)) if t.is_listening() => Some(Err(Errno::EINVAL)),
-            (SIOCINQ, Proto::Tcp(_)) => int(tcp::user::queues(ns, key).0),
+            (SIOCINQ, Proto::Tcp(_)) => int(tcp::user::inq_outq(ns, key).0),
             (SIOCINQ, _) => int(x.proto.rx().and_then(|q| q.front()).map_or(0, |p| p.len() as u32)),
             (SIOCOUTQ | SIOCOUTQNSD, Proto::Tcp(t)) if t.is_listening() => Some(Err(Errno::EINVAL)),
-            (SIOCOUTQ, Proto::Tcp(_)) => int(tcp::user::queues(ns, key).1),
+            (SIOCOUTQ, Proto::Tcp(_)) => int(tcp::user::inq_outq(ns, key).1),
             (SIOCOUTQNSD, Proto::Tcp(_)) => int(tcp::opts::notsent(ns, key)),
             // What a message socket sends is with the device at once.
             (SIOCOUTQ, _) => int(0),

@@ -348,6 +348,21 @@ impl Kernel {
         Ready::from_bits_truncate(sock::poll_bits(ns, key))
     }
 
+    /// The inode that was set.
+    #[must_use]
+    pub fn inode(&self, s: SockId) -> Option<u64> {
+        self.files.get(s).map(|f| f.inode)
+    }
+
+    /// Says what of a connection is on the way between the program and the stack.
+    pub fn set_edge_queues(&mut self, s: SockId, edge: ferronet_stack::tcp::EdgeQueues) {
+        if let Ok((ns, key)) = self.inet(s)
+            && let Some(sock::Proto::Tcp(t)) = ns.socks.socks.get_mut(key).map(|x| &mut x.proto)
+        {
+            t.edge = edge;
+        }
+    }
+
     /// Says which inode the program's descriptor has, for `ss -p` and `/proc/net/tcp`.
     pub fn set_inode(&mut self, s: SockId, ino: u64) {
         if let Some(f) = self.files.get_mut(s) {

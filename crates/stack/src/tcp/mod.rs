@@ -66,6 +66,17 @@ pub struct TcpSock {
     parent: Option<SockKey>,
     /// The program closed it; it goes when the connection ends.
     pub orphan: bool,
+    /// Bytes on the way between the program and the stack, for those who look at queues.
+    pub edge: EdgeQueues,
+}
+
+/// What the edge has taken out of the stack and the program has not read, and the other way round; bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeQueues {
+    /// Received, not read by the program; an unread end of the stream counts one as in `rcv_nxt - copied_seq`.
+    pub unread: u32,
+    /// Written by the program, not yet in the send queue.
+    pub unsent: u32,
 }
 
 /// The classes of a program's socket.
@@ -212,6 +223,14 @@ impl TcpSock {
     pub fn is_listening(&self) -> bool {
         matches!(self.kind, TcpKind::Listen(_))
     }
+    /// `sk_shutdown`: the peer's FIN or the program's wish ends receiving (1), the own FIN sending (2).
+    #[must_use]
+    pub fn shutdown_bits(&self) -> u8 {
+        match &self.kind {
+            TcpKind::Conn(t) => u8::from(t.rcv_shutdown()) | u8::from(t.snd_shutdown()) << 1,
+            TcpKind::Closed | TcpKind::Listen(_) => 0,
+        }
+    }
 }
 
 impl Default for TcpSock {
@@ -226,6 +245,7 @@ impl Default for TcpSock {
             bound: false,
             parent: None,
             orphan: false,
+            edge: EdgeQueues::default(),
         }
     }
 }

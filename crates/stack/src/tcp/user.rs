@@ -419,9 +419,21 @@ pub fn take_error(ns: &mut Namespace, key: SockKey) -> Option<Errno> {
 pub fn queues(ns: &Namespace, key: SockKey) -> (u32, u32) {
     let Some(crate::sock::Proto::Tcp(ts)) = ns.socks.socks.get(key).map(|s| &s.proto) else { return (0, 0) };
     match &ts.kind {
-        TcpKind::Conn(t) => (t.inq(), t.outq()),
+        TcpKind::Conn(t) => {
+            (t.rqueue().saturating_add(ts.edge.unread), t.outq().saturating_add(ts.edge.unsent))
+        }
         TcpKind::Listen(l) => (l.accept_queue.len() as u32, l.max_ack_backlog),
         TcpKind::Closed => (0, 0),
+    }
+}
+
+/// Bytes that can be read (`SIOCINQ`), and bytes written but not acknowledged (`SIOCOUTQ`), as far as the stack has them.
+#[must_use]
+pub fn inq_outq(ns: &Namespace, key: SockKey) -> (u32, u32) {
+    let Some(crate::sock::Proto::Tcp(ts)) = ns.socks.socks.get(key).map(|s| &s.proto) else { return (0, 0) };
+    match &ts.kind {
+        TcpKind::Conn(t) => (t.inq(), t.outq()),
+        TcpKind::Closed | TcpKind::Listen(_) => (0, 0),
     }
 }
 

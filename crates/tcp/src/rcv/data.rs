@@ -238,6 +238,8 @@ impl Tcb {
                 return Err(e);
             }
             if self.rcv.shutdown || self.state == State::Close {
+                // Reading the end of the stream takes the FIN.
+                self.rcv.copied = self.rcv.nxt;
                 return Ok(0);
             }
             return Err(Errno::EAGAIN);

@@ -163,7 +163,11 @@ fn fill_sock(ns: &Namespace, key: SockKey, row: &Row, q: &Query, m: &mut Msg, ad
     let c = &s.common;
     let wants = |a: u16| q.ext & (1_u8.checked_shl(u32::from(a) - 1).unwrap_or(0)) != 0;
     let is_tcp = matches!(s.proto, Proto::Tcp(_));
-    m.u8(attr::SHUTDOWN, c.shutdown);
+    let shutdown = match &s.proto {
+        Proto::Tcp(t) => t.shutdown_bits(),
+        Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => c.shutdown,
+    };
+    m.u8(attr::SHUTDOWN, shutdown);
     if wants(attr::TOS) {
         m.u8(attr::TOS, c.tos);
     }
