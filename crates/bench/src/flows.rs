@@ -45,11 +45,20 @@ impl Pair {
     }
 }
 
-/// Gbit/s of one flow: `total` bytes copied in, through both stacks, and copied out.
-pub(crate) fn bulk(total: u64) -> f64 {
+/// Whether a program's bytes are copied from and to its own memory, as `send` and `recv` do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Copied once into the stack and once out of it.
+    Copies,
+    /// The stack takes what the program owns, and the program reads where the stack keeps it.
+    Lends,
+}
+
+/// Gbit/s of one flow of `total` bytes through both stacks.
+pub(crate) fn bulk(total: u64, user: User) -> f64 {
     let mut p = pair();
     let (c, s) = p.connect(PORT);
-    let source = vec![7u8; 64 << 10];
+    let source = Bytes::from(vec![7u8; 64 << 10]);
     let mut sink = vec![0u8; 256 << 10];
     let (mut sent, mut got) = (0u64, 0u64);
     let start = std::time::Instant::now();
@@ -61,7 +70,11 @@ pub(crate) fn bulk(total: u64) -> f64 {
                 break;
             }
             let n = (total - sent).min(source.len() as u64) as usize;
-            match p.net.kernel.stream_send(c, Bytes::copy_from_slice(&source[..n])) {
+            let data = match user {
+                User::Copies => Bytes::copy_from_slice(&source[..n]),
+                User::Lends => source.slice(..n),
+            };
+            match p.net.kernel.stream_send(c, data) {
                 Ok(k) => {
                     sent += k as u64;
                     if k < n {
@@ -77,7 +90,9 @@ pub(crate) fn bulk(total: u64) -> f64 {
             let r = p.net.kernel.stream_recv(s, sink.len(), &mut |slices| {
                 let mut at = 0;
                 for x in slices {
-                    sink[at..at + x.len()].copy_from_slice(x);
+                    if user == User::Copies {
+                        sink[at..at + x.len()].copy_from_slice(x);
+                    }
                     at += x.len();
                 }
                 at

@@ -35,6 +35,11 @@ fn main() {
             forward::run(number(1));
             return;
         }
+        Some("bulk") => {
+            println!("{:.1} Gbit/s copied", flows::bulk(number(1) << 20, flows::User::Copies));
+            println!("{:.1} Gbit/s lent", flows::bulk(number(1) << 20, flows::User::Lends));
+            return;
+        }
         Some("connections") => {
             flows::connections(number(1));
             return;
@@ -45,31 +50,7 @@ fn main() {
         }
         None => {}
     }
-    // Interleaved, so that a machine that changes speed changes both.
-    let (mut ours, mut theirs, mut wide) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..3 {
-        ours.push(flows::bulk(4 << 30));
-        theirs.push(peer::smoltcp_loopback(2 << 30, 65536));
-        wide.push(peer::smoltcp_loopback(2 << 30, 1 << 20));
-    }
-    against(
-        "TCP in process",
-        "one flow between two namespaces over veth",
-        median(&mut ours),
-        "Gbit/s",
-        (
-            "smoltcp 0.14 over its loopback device, 64 KiB buffers, no copy to or from a user",
-            median(&mut theirs),
-        ),
-        2.5,
-    );
-    figure(
-        "TCP in process",
-        "smoltcp the same with buffers of 1 MiB, for comparison",
-        median(&mut wide),
-        "Gbit/s",
-        None,
-    );
+    bulk();
     let per_second = flows::connections(50_000);
     figure(
         "TCP in process",
@@ -97,6 +78,29 @@ fn main() {
         ("empty stack", idle.empty),
         0.8,
     );
+}
+
+/// One flow, beside smoltcp's own loopback benchmark.
+fn bulk() {
+    let (mut lent, mut copied, mut theirs, mut wide) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // Interleaved, so that a machine that changes speed changes all.
+    for _ in 0..3 {
+        lent.push(flows::bulk(8 << 30, flows::User::Lends));
+        copied.push(flows::bulk(4 << 30, flows::User::Copies));
+        theirs.push(peer::smoltcp_loopback(2 << 30, 65536));
+        wide.push(peer::smoltcp_loopback(2 << 30, 1 << 20));
+    }
+    const GROUP: &str = "TCP in process";
+    against(
+        GROUP,
+        "one flow between two namespaces over veth, no copy from or to a user",
+        median(&mut lent),
+        "Gbit/s",
+        ("smoltcp 0.14 over its loopback device, no copy from or to a user, 64 KiB buffers", median(&mut theirs)),
+        2.5,
+    );
+    figure(GROUP, "smoltcp the same with buffers of 1 MiB, for comparison", median(&mut wide), "Gbit/s", None);
+    figure(GROUP, "the flow with one copy in and one copy out", median(&mut copied), "Gbit/s", None);
 }
 
 fn median(v: &mut [f64]) -> f64 {
