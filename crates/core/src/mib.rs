@@ -38,7 +38,7 @@ use mib_table;
 /// The counters of one namespace.
 #[derive(Clone, Debug)]
 pub struct MibTable {
-    counters: Box<[u64]>,
+    counters: Box<[u64; Mib::COUNT]>,
     /// `IcmpMsg`: counts by ICMP type, `[0]` received, `[1]` sent.
     pub icmpmsg: Box<[[u64; 256]; 2]>,
     /// `Icmp6InTypeN` / `Icmp6OutTypeN`.
@@ -48,7 +48,7 @@ pub struct MibTable {
 impl Default for MibTable {
     fn default() -> Self {
         let zero = || Box::new([[0; 256]; 2]);
-        MibTable { counters: vec![0; Mib::COUNT].into_boxed_slice(), icmpmsg: zero(), icmp6msg: zero() }
+        MibTable { counters: Box::new([0; Mib::COUNT]), icmpmsg: zero(), icmp6msg: zero() }
     }
 }
 

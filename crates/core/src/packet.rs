@@ -128,6 +128,9 @@ pub struct Meta {
 
 #[derive(Debug)]
 struct Inner {
+    /// Somebody owns it: dropping it now is a bug. Only debug builds ask.
+    #[cfg(debug_assertions)]
+    live: bool,
     meta: Meta,
     data: u16,
     tail: u16,
@@ -138,7 +141,7 @@ struct Inner {
 
 /// An owned packet. See the module text.
 #[derive(Debug)]
-pub struct Packet(Option<Box<Inner>>);
+pub struct Packet(Box<Inner>);
 
 /// Recycles packet boxes. One per namespace; `World` keeps them balanced across veth.
 #[derive(Debug, Default)]
@@ -153,46 +156,65 @@ const POOL_KEEP: usize = 4096;
 
 impl Pool {
     /// An empty packet with [`HEADROOM`] in front.
+    #[inline]
     pub fn get(&mut self) -> Packet {
-        self.free.pop().unwrap_or_else(|| {
-            self.allocated += 1;
-            Packet(Some(Box::new(Inner {
-                meta: Meta::default(),
-                data: HEADROOM as u16,
-                tail: HEADROOM as u16,
-                frag_len: 0,
-                frags: SmallVec::new(),
-                head: [0; HEAD],
-            })))
-        })
+        let p = self.free.pop();
+        #[cfg(debug_assertions)]
+        let p = p.map(|mut p| {
+            p.0.live = true;
+            p
+        });
+        p.unwrap_or_else(|| self.allocate())
+    }
+
+    #[cold]
+    fn allocate(&mut self) -> Packet {
+        self.allocated += 1;
+        Packet(Box::new(Inner {
+            #[cfg(debug_assertions)]
+            live: true,
+            meta: Meta::default(),
+            data: HEADROOM as u16,
+            tail: HEADROOM as u16,
+            frag_len: 0,
+            frags: SmallVec::new(),
+            head: [0; HEAD],
+        }))
     }
 
     /// A packet that holds `bytes`: linear when they fit, otherwise headers linear and the rest one piece.
     pub fn from_slice(&mut self, bytes: &[u8]) -> Packet {
         let mut p = self.get();
-        if bytes.len() <= LINEAR {
-            p.put(bytes.len()).copy_from_slice(bytes);
-        } else {
-            p.put(128).copy_from_slice(&bytes[..128]);
-            p.push_frag(Bytes::copy_from_slice(&bytes[128..]));
+        let (linear, rest) = bytes.split_at(if bytes.len() <= LINEAR { bytes.len() } else { 128 });
+        let i = &mut *p.0;
+        i.head[HEADROOM..HEADROOM + linear.len()].copy_from_slice(linear);
+        i.tail = (HEADROOM + linear.len()) as u16;
+        if !rest.is_empty() {
+            p.push_frag(Bytes::copy_from_slice(rest));
         }
         p
     }
 
     /// Takes a box back. Only [`crate::Env`] ends packets; this is its mechanism.
+    #[inline]
     pub fn put(&mut self, mut p: Packet) {
         if self.free.len() >= POOL_KEEP {
-            p.0 = None;
+            p.release();
             return;
         }
-        if let Some(i) = p.0.as_mut() {
-            i.frags.clear();
-            i.frag_len = 0;
-            i.meta = Meta::default();
-            i.data = HEADROOM as u16;
-            i.tail = HEADROOM as u16;
-            self.free.push(p);
+        let i = &mut *p.0;
+        #[cfg(debug_assertions)]
+        {
+            i.live = false;
         }
+        if !i.frags.is_empty() {
+            i.frags.clear();
+        }
+        i.frag_len = 0;
+        i.meta = Meta::default();
+        i.data = HEADROOM as u16;
+        i.tail = HEADROOM as u16;
+        self.free.push(p);
     }
 
     /// Gives an empty box to `other` when it has fewer: called for each packet that crossed from `other`'s
@@ -206,18 +228,11 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        for p in &mut self.free {
-            p.0 = None;
-        }
-    }
-}
-
+#[cfg(debug_assertions)]
 impl Drop for Packet {
     fn drop(&mut self) {
-        debug_assert!(
-            self.0.is_none() || std::thread::panicking(),
+        assert!(
+            !self.0.live || std::thread::panicking(),
             "a packet was lost silently: it must end in env.drop or env.consume"
         );
     }
@@ -225,23 +240,22 @@ impl Drop for Packet {
 
 #[inline]
 fn inner(p: &Packet) -> &Inner {
-    match &p.0 {
-        Some(i) => i,
-        None => unreachable!("a live packet has a box"),
-    }
+    &p.0
 }
 #[inline]
 fn inner_mut(p: &mut Packet) -> &mut Inner {
-    match &mut p.0 {
-        Some(i) => i,
-        None => unreachable!("a live packet has a box"),
-    }
+    &mut p.0
 }
 
 impl Packet {
     /// Ends the packet without a pool: for owners that go away with their queues.
+    #[cfg_attr(not(debug_assertions), allow(unused_mut, reason = "only debug builds mark the box"))]
     pub fn release(mut self) {
-        self.0 = None;
+        #[cfg(debug_assertions)]
+        {
+            self.0.live = false;
+        }
+        drop(self);
     }
 
     /// The metadata.
@@ -390,19 +404,27 @@ impl Packet {
     }
 
     /// Shortens to `len` bytes (`pskb_trim`): link padding, for instance.
+    #[inline]
     pub fn trim(&mut self, len: usize) {
         let i = inner_mut(self);
         let linear = usize::from(i.tail - i.data);
         if len <= linear {
             i.tail = i.data + len as u16;
-            i.frags.clear();
-            i.frag_len = 0;
+            if i.frag_len > 0 {
+                i.frags.clear();
+                i.frag_len = 0;
+            }
             return;
         }
-        let mut keep = len - linear;
-        if keep >= i.frag_len as usize {
-            return;
+        let keep = len - linear;
+        if keep < i.frag_len as usize {
+            self.trim_frags(keep);
         }
+    }
+
+    #[cold]
+    fn trim_frags(&mut self, mut keep: usize) {
+        let i = inner_mut(self);
         i.frag_len = keep as u32;
         i.frags.retain(|f| {
             let n = keep.min(f.len());

@@ -154,8 +154,14 @@ impl World {
 
     /// Hands what left a namespace to the other ends of its devices.
     fn cross(&mut self, id: NsId) {
-        while let Some(mut p) = self.namespaces[id.0 as usize].as_deref_mut().and_then(|n| n.env.tx.pop()) {
-            let Some(ns) = self.namespaces[id.0 as usize].as_deref() else { break };
+        // Delivery never transmits, so the queue can be away while it is emptied.
+        let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { return };
+        if ns.env.tx.is_empty() {
+            return;
+        }
+        let mut queue = core::mem::take(&mut ns.env.tx);
+        while let Some(mut p) = queue.pop() {
+            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { break };
             match ns.devs.get(p.meta().dev).map(|d| &d.kind) {
                 Some(&DevKind::Veth(Some((peer_ns, peer)))) => {
                     p.meta_mut().dev = peer;
@@ -165,10 +171,13 @@ impl World {
                     self.backend_ns.push_back(id);
                     self.backend_tx.push(p);
                 }
-                Some(DevKind::Backend { .. }) => self.drop_in(id, p, DropReason::TapFull),
-                Some(DevKind::Veth(None)) => self.drop_in(id, p, DropReason::NoCarrier),
-                Some(DevKind::Loopback | DevKind::Dummy) | None => self.drop_in(id, p, DropReason::DevGone),
+                Some(DevKind::Backend { .. }) => ns.env.drop(p, DropReason::TapFull),
+                Some(DevKind::Veth(None)) => ns.env.drop(p, DropReason::NoCarrier),
+                Some(DevKind::Loopback | DevKind::Dummy) | None => ns.env.drop(p, DropReason::DevGone),
             }
+        }
+        if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() {
+            ns.env.tx = queue;
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Ipv4Lens {
     pub hdr_len: usize,
     /// Bytes of the datagram; what is behind is link-layer padding to be trimmed.
     pub tot_len: usize,
+    /// Type of service.
+    pub tos: u8,
 }
 
 impl Ipv4Hdr {
@@ -266,6 +268,7 @@ impl Ipv4Hdr {
     /// [`WireError::TooShort`] (RFC 1122 §3.2.1.1, fewer bytes than the header), [`WireError::BadVersion`],
     /// [`WireError::BadHeaderLen`], [`WireError::BadChecksum`] (§3.2.1.2), [`WireError::Truncated`] when the packet
     /// is shorter than `tot_len`, [`WireError::BadTotalLen`] when `tot_len` is shorter than the header.
+    #[inline]
     pub fn check_packet(head: &[u8], packet_len: usize) -> Result<Ipv4Lens, WireError> {
         let h = Self::view(head).ok_or(WireError::TooShort)?;
         if h.version() != 4 {
@@ -288,7 +291,7 @@ impl Ipv4Hdr {
         if tot_len < hdr_len {
             return Err(WireError::BadTotalLen);
         }
-        Ok(Ipv4Lens { hdr_len, tot_len })
+        Ok(Ipv4Lens { hdr_len, tot_len, tos: h.tos })
     }
 }
 
@@ -392,7 +395,7 @@ mod tests {
         );
         let h = Ipv4Hdr::view(&b).unwrap();
         assert!(h.df() && !h.is_fragment() && h.offset_bytes() == 0 && h.flags() == IP_DF);
-        assert_eq!(Ipv4Hdr::check_packet(&b, 115), Ok(Ipv4Lens { hdr_len: 20, tot_len: 115 }));
+        assert_eq!(Ipv4Hdr::check_packet(&b, 115), Ok(Ipv4Lens { hdr_len: 20, tot_len: 115, tos: 0 }));
     }
 
     #[test]

@@ -234,6 +234,12 @@ impl Devices {
     pub fn get_mut(&mut self, i: IfIndex) -> Option<&mut Device> {
         self.slots.get_mut(i.0 as usize)?.as_deref_mut()
     }
+    /// Somebody looks at what this device sends and receives.
+    #[inline]
+    #[must_use]
+    pub fn tapped(&self, i: IfIndex) -> bool {
+        self.taps_all > 0 || self.get(i).is_some_and(|d| d.taps > 0)
+    }
     /// The device with this name or alternative name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Device> {

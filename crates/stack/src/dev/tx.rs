@@ -7,19 +7,17 @@ use ferronet_netfilter::PostRouted;
 use ferronet_wire::EthHdr;
 use ferronet_wire::ethernet::{ETH_HLEN, MacAddr};
 
-use super::DevKind;
+use super::{DevKind, Device};
 use crate::ns::Namespace;
 
-/// Pushes the link header (`dev_hard_header`). `false` when the device is gone.
-pub fn dev_hard_header(ns: &Namespace, p: &mut Packet, dev: IfIndex, dest: MacAddr, proto: u16) -> bool {
-    let Some(d) = ns.devs.get(dev) else { return false };
+/// Pushes the link header of a device (`dev_hard_header`).
+#[inline]
+pub fn dev_hard_header(d: &Device, p: &mut Packet, dest: MacAddr, proto: u16) {
     if d.has_ethernet() {
-        let source = d.mac;
-        let _ = EthHdr::new(dest, source, proto).put(p.push(ETH_HLEN));
+        let _ = EthHdr::new(dest, d.mac, proto).put(p.push(ETH_HLEN));
     }
     p.meta_mut().protocol = proto;
     p.set_mac_header();
-    true
 }
 
 /// A packet with its link header goes to a device. Software does what the device cannot: segmentation and
@@ -35,7 +33,7 @@ pub fn dev_queue_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex, _proof: P
         ns.env.drop(p, DropReason::DevDown);
         return;
     }
-    let f = d.features;
+    let (f, emulated) = (d.features, d.netem.is_some());
     let gso = p.meta().gso.kind;
     let must_cut = match gso {
         GsoKind::None => false,
@@ -46,40 +44,36 @@ pub fn dev_queue_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex, _proof: P
         let mut segs = ferronet_core::packet::PacketQueue::new();
         super::gso::skb_gso_segment(&mut ns.env, p, &mut segs);
         while let Some(s) = segs.pop() {
-            xmit_one(ns, s, dev, f.tx_csum);
+            xmit_one(ns, s, dev, f.tx_csum, emulated);
         }
     } else {
-        xmit_one(ns, p, dev, f.tx_csum);
+        xmit_one(ns, p, dev, f.tx_csum, emulated);
     }
 }
 
-fn xmit_one(ns: &mut Namespace, mut p: Packet, dev: IfIndex, tx_csum: bool) {
+#[inline]
+fn xmit_one(ns: &mut Namespace, mut p: Packet, dev: IfIndex, tx_csum: bool, emulated: bool) {
     if p.meta().csum == Csum::Partial && !tx_csum {
         super::gso::skb_checksum_help(&mut p);
     }
-    let Some(d) = ns.devs.get_mut(dev) else {
-        ns.env.drop(p, DropReason::DevGone);
-        return;
-    };
-    if d.netem.is_some() {
+    if emulated {
         super::netem::enqueue(ns, p, dev);
-        return;
+    } else {
+        dev_hard_start_xmit(ns, p, dev);
     }
-    dev_hard_start_xmit(ns, p, dev);
 }
 
 /// The device's transmit function.
 pub fn dev_hard_start_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
+    if ns.devs.tapped(dev) {
+        crate::sock::packet::deliver_taps(ns, &p, PktType::Outgoing);
+    }
+    ns.env.trace(&p, Step::Tx);
     let Some(d) = ns.devs.get_mut(dev) else {
         ns.env.drop(p, DropReason::DevGone);
         return;
     };
     let header = if d.has_ethernet() { ETH_HLEN } else { 0 };
-    if d.taps + ns.devs.taps_all > 0 {
-        crate::sock::packet::deliver_taps(ns, &p, PktType::Outgoing);
-    }
-    ns.env.trace(&p, Step::Tx);
-    let Some(d) = ns.devs.get_mut(dev) else { return };
     let wire = (p.len() - header) as u64;
     let packets = u64::from(p.meta().gso.segs.max(1));
     if p.meta().gso.kind == GsoKind::None && wire > u64::from(d.mtu) && !d.is_loopback() {

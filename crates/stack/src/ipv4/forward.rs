@@ -15,32 +15,33 @@ use crate::fib::Route;
 use crate::ns::Namespace;
 
 /// A packet for somebody else (`ip_forward`).
-pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_forward"));
     if p.meta().pkt_type != PktType::Host {
         ns.env.drop(p, DropReason::OtherHost);
         return;
     }
-    let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
+    let Some(h) = Ipv4Hdr::view(p.network()) else {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     };
+    let (ttl, df, daddr, options) = (h.ttl(), h.df(), h.daddr(), h.hdr_len() > Ipv4Hdr::LEN);
     // RFC 1812 §5.3.1: the time to live is checked before anything is changed.
-    if h.ttl() <= 1 {
+    if ttl <= 1 {
         icmp_send(ns, &p, IcmpHdr::new(wire_icmp::ICMP_TIME_EXCEEDED, wire_icmp::ICMP_EXC_TTL));
         ns.env.drop(p, DropReason::IpTtl);
         return;
     }
     p.meta_mut().forwarded = true;
-    let mtu = dst_mtu(ns, &r, IpAddr::V4(h.daddr()));
-    if h.df() && exceeds_mtu(&p, mtu) {
+    let mtu = dst_mtu(ns, r, IpAddr::V4(daddr));
+    if df && exceeds_mtu(&p, mtu) {
         icmp_send(ns, &p, IcmpHdr::frag_needed(mtu as u16));
         ns.env.drop(p, DropReason::IpNeedFrag);
         return;
     }
-    if r.dev == p.meta().dev && h.hdr_len() == Ipv4Hdr::LEN && max_conf(ns, r.dev, Conf4::SendRedirects) != 0
+    if r.dev == p.meta().dev && !options && max_conf(ns, r.dev, Conf4::SendRedirects) != 0
     {
-        super::icmp::ip_rt_send_redirect(ns, &p, &r);
+        super::icmp::ip_rt_send_redirect(ns, &p, r);
     }
     if let Some(h) = Ipv4Hdr::view_mut(p.network_mut()) {
         h.decrease_ttl();

@@ -235,7 +235,7 @@ fn send(ns: &mut Namespace, dev: IfIndex, daddr: Ipv4Addr, m: &mut [u8]) {
     b[Ipv4Hdr::LEN..].copy_from_slice(&[IPOPT_RA, 4, 0, 0]);
     p.set_network_header();
     let route = Route { kind: RouteType::Multicast, ..crate::ipv6::route::direct(dev, RouteType::Multicast) };
-    ip_local_out(ns, p, route);
+    ip_local_out(ns, p, &route);
 }
 
 /// RFC 3376 §4.1.1: above 128 tenths of a second the code is a floating-point number.

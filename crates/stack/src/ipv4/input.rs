@@ -26,19 +26,18 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
         ns.env.drop(p, DropReason::OtherHost);
         return None;
     }
-    ns.env.mib.add(Mib::IpInReceives, u64::from(p.meta().gso.segs.max(1)));
-    let hdr_len =
-        if p.may_pull(Ipv4Hdr::LEN) { Ipv4Hdr::view(p.data()).map_or(0, |h| h.hdr_len()) } else { 0 };
+    let segs = u64::from(p.meta().gso.segs.max(1));
+    ns.env.mib.add(Mib::IpInReceives, segs);
     let len = p.len();
-    let checked = if p.may_pull(hdr_len.max(Ipv4Hdr::LEN)) {
-        Ipv4Hdr::check_packet(p.data(), len)
-    } else {
-        Err(WireError::TooShort)
-    };
+    let linear = p.may_pull(Ipv4Hdr::LEN)
+        && match Ipv4Hdr::view(p.data()).map_or(0, Ipv4Hdr::hdr_len) {
+            Ipv4Hdr::LEN => true,
+            options => p.may_pull(options),
+        };
+    let checked = if linear { Ipv4Hdr::check_packet(p.data(), len) } else { Err(WireError::TooShort) };
     match checked {
         Ok(l) => {
-            let tos = Ipv4Hdr::view(p.data()).map_or(0, |h| h.tos());
-            count_in_octets(ns, l.tot_len as u64, tos, u64::from(p.meta().gso.segs.max(1)));
+            count_in_octets(ns, l.tot_len as u64, l.tos, segs);
             p.trim(l.tot_len);
             p.set_transport_header(l.hdr_len);
             Some(p)
@@ -60,18 +59,19 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
 
 /// The routing decision (`ip_rcv_finish`).
 fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
-    let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
+    let Some(h) = Ipv4Hdr::view(p.network()) else {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     };
     let dev = p.meta().dev;
+    let key = InputKey::new(h.saddr(), h.daddr(), h.tos() & 0x1c, dev, p.meta().mark);
     if h.hdr_len() > Ipv4Hdr::LEN
         && let Err(r) = ip_rcv_options(ns, &p, dev)
     {
         ns.env.drop(p, r);
         return;
     }
-    match route_input_cached(ns, &p, &h, dev) {
+    match route_input_cached(ns, &p, key) {
         Ok(r) => {
             let step = ferronet_core::trace::Step::Route(kind_name(r.kind), r.dev);
             ns.env.trace(&p, step);
@@ -87,7 +87,7 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
                     ip_local_deliver(ns, p);
                 }
                 RouteType::Local => ip_local_deliver(ns, p),
-                _ => super::forward::ip_forward(ns, p, r),
+                _ => super::forward::ip_forward(ns, p, &r),
             }
         }
         Err(e) => {
@@ -101,21 +101,19 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
 
 /// The lookup, through the cache.
 #[inline]
-fn route_input_cached(
-    ns: &mut Namespace,
-    p: &Packet,
-    h: &Ipv4Hdr,
-    dev: IfIndex,
-) -> Result<Route, RouteError> {
-    let (saddr, daddr, tos, mark) = (h.saddr(), h.daddr(), h.tos() & 0x1c, p.meta().mark);
-    let key = InputKey { saddr, daddr, dev, mark, tos };
+fn route_input_cached(ns: &mut Namespace, p: &Packet, key: InputKey) -> Result<Route, RouteError> {
     let generation = (ns.fib.generation, ns.devs.generation, ns.env.sysctl.generation);
-    if let Some(r) = ns.rt_input.get(generation, &key) {
-        return Ok(r);
+    match ns.rt_input.get(generation, &key) {
+        Some(r) => Ok(*r),
+        None => route_input_slow(ns, p, key),
     }
-    let r = ip_route_input(ns, p, saddr, daddr, tos, dev)?;
+}
+
+fn route_input_slow(ns: &mut Namespace, p: &Packet, key: InputKey) -> Result<Route, RouteError> {
+    let r = ip_route_input(ns, p, key.saddr(), key.daddr(), key.tos(), p.meta().dev)?;
     // A multipath choice depends on the packet's hash, which the key does not hold.
     if !r.multipath {
+        let generation = (ns.fib.generation, ns.devs.generation, ns.env.sysctl.generation);
         ns.rt_input.put(generation, key, r);
     }
     Ok(r)

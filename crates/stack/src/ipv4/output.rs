@@ -32,7 +32,7 @@ pub struct IpHeader {
 }
 
 /// Adds the header to a transport packet and sends it (`ip_queue_xmit`). `p` is at its transport header.
-pub fn ip_queue_xmit(ns: &mut Namespace, mut p: Packet, h: &IpHeader, r: Route) {
+pub fn ip_queue_xmit(ns: &mut Namespace, mut p: Packet, h: &IpHeader, r: &Route) {
     let len = p.len();
     let ttl = match (h.ttl, r.hoplimit) {
         (0, 0) => ns.env.sysctl.get(Sysctl::IpDefaultTtl) as u8,
@@ -51,7 +51,7 @@ pub fn ip_queue_xmit(ns: &mut Namespace, mut p: Packet, h: &IpHeader, r: Route) 
 }
 
 /// A complete local packet at its IPv4 header: length and checksum, OUTPUT, then out (`ip_local_out`).
-pub fn ip_local_out(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip_local_out(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.mib.inc(Mib::IpOutRequests);
     let _ = ip_send_check(p.data_mut());
     p.meta_mut().protocol = ferronet_wire::ethernet::ETH_P_IP;
@@ -87,7 +87,7 @@ pub fn ip_local_out_queued(ns: &mut Namespace, mut p: Packet) {
             {
                 w.set_saddr(src);
             }
-            ip_local_out(ns, p, r);
+            ip_local_out(ns, p, &r);
         }
         Err(e) => ns.env.drop(p, no_route(e)),
     }
@@ -105,11 +105,11 @@ pub fn no_route(e: Errno) -> DropReason {
 }
 
 /// To the device of the route (`dst_output`: `ip_output`, `ip_mc_output`).
-pub fn ip_output(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip_output(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.mib.inc(Mib::IpOutTransmits);
     p.meta_mut().dev = r.dev;
     match r.kind {
-        RouteType::Multicast | RouteType::Broadcast if !p.meta().forwarded => ip_mc_output(ns, &p, &r),
+        RouteType::Multicast | RouteType::Broadcast if !p.meta().forwarded => ip_mc_output(ns, &p, r),
         _ => {}
     }
     let Some((p, proof)) = ns.nf.post_routing(&mut ns.env, p, Pf::Ipv4) else { return };
@@ -142,13 +142,12 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
 }
 
 /// Segmentation or fragmentation to the path MTU (`__ip_finish_output`).
-fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: Route, proof: PostRouted) {
-    let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
+fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, proof: PostRouted) {
+    let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     };
-    let daddr = IpAddr::V4(h.daddr());
-    let mtu = dst_mtu(ns, &r, daddr) as usize;
+    let mtu = dst_mtu(ns, r, daddr) as usize;
     if p.meta().gso.kind != GsoKind::None {
         if crate::dev::gso::network_seglen(&p) <= mtu {
             ip_finish_output2(ns, p, r, daddr, proof);
@@ -175,7 +174,7 @@ fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: Route, proof: PostRout
 }
 
 /// To the neighbour.
-fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: Route, daddr: IpAddr, proof: PostRouted) {
+fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
     neigh_output(ns, p, r.dev, r.next_hop(daddr), r.kind == RouteType::Broadcast, proof);
 }
 

@@ -13,19 +13,42 @@ use ferronet_core::rng::Rng;
 
 use crate::fib::Route;
 
-/// What an input lookup depends on besides the tables.
+/// What an input lookup depends on besides the tables, in three words that compare fast.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InputKey {
+    /// Source and destination.
+    addrs: u64,
+    /// Device and mark.
+    from: u64,
+    tos: u8,
+}
+
+impl InputKey {
+    /// The key of a packet that came in on `dev`.
+    #[inline]
+    #[must_use]
+    pub fn new(saddr: Ipv4Addr, daddr: Ipv4Addr, tos: u8, dev: IfIndex, mark: u32) -> Self {
+        InputKey {
+            addrs: u64::from(saddr.to_bits()) << 32 | u64::from(daddr.to_bits()),
+            from: u64::from(dev.0) << 32 | u64::from(mark),
+            tos,
+        }
+    }
     /// Source.
-    pub saddr: Ipv4Addr,
+    #[must_use]
+    pub fn saddr(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits((self.addrs >> 32) as u32)
+    }
     /// Destination.
-    pub daddr: Ipv4Addr,
-    /// Device it came in on.
-    pub dev: IfIndex,
-    /// Mark.
-    pub mark: u32,
+    #[must_use]
+    pub fn daddr(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addrs as u32)
+    }
     /// Type of service.
-    pub tos: u8,
+    #[must_use]
+    pub fn tos(&self) -> u8 {
+        self.tos
+    }
 }
 
 /// Generations of routes, devices and tunables.
@@ -50,20 +73,18 @@ impl InputCache {
 
     #[inline]
     fn slot(&self, k: &InputKey) -> usize {
-        let a = u64::from(k.saddr.to_bits()) << 32 | u64::from(k.daddr.to_bits());
-        let b = u64::from(k.dev.0) << 32 | u64::from(k.mark ^ u32::from(k.tos));
-        self.hash.hash_one((a, b)) as usize % SLOTS
+        self.hash.hash_one((k.addrs, k.from ^ u64::from(k.tos))) as usize % SLOTS
     }
 
     /// The route found before, if nothing has changed since.
     #[inline]
     #[must_use]
-    pub fn get(&self, now: Generation, k: &InputKey) -> Option<Route> {
+    pub fn get(&self, now: Generation, k: &InputKey) -> Option<&Route> {
         if self.generation != now {
             return None;
         }
         match self.slots.get(self.slot(k)) {
-            Some(Some((key, r))) if key == k => Some(*r),
+            Some(Some((key, r))) if key == k => Some(r),
             Some(_) | None => None,
         }
     }

@@ -16,7 +16,7 @@ use crate::fib::Route;
 use crate::ns::Namespace;
 
 /// A packet for somebody else, at its header.
-pub fn ip6_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip6_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip6_forward"));
     let dev = p.meta().dev;
     let forced = ns.devs.get(dev).is_some_and(|d| d.conf6.get(Conf6::ForceForwarding) != 0);
@@ -40,7 +40,7 @@ pub fn ip6_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
     }
     let saddr = h.saddr();
     if r.dev == dev {
-        super::ndisc::ndisc_send_redirect(ns, &p, &r);
+        super::ndisc::ndisc_send_redirect(ns, &p, r);
     } else {
         // RFC 4291 §2.5.6: link-local packets stay on their link.
         if saddr.is_unspecified() || saddr.is_multicast() || saddr.is_loopback() {
@@ -53,7 +53,7 @@ pub fn ip6_forward(ns: &mut Namespace, mut p: Packet, r: Route) {
             return;
         }
     }
-    let mtu = dst_mtu(ns, &r, IpAddr::V6(h.daddr()));
+    let mtu = dst_mtu(ns, r, IpAddr::V6(h.daddr()));
     if pkt_too_big(&p, mtu as usize) {
         icmpv6_send(ns, &p, wire::ICMPV6_PKT_TOOBIG, 0, mtu);
         ns.env.mib.inc(Mib::Ip6FragFails);

@@ -127,7 +127,7 @@ fn ip6_rcv_finish(ns: &mut Namespace, mut p: Packet) {
                     }
                     ip6_input(ns, p);
                 }
-                _ => super::forward::ip6_forward(ns, p, r),
+                _ => super::forward::ip6_forward(ns, p, &r),
             }
         }
         Err(e) => {

@@ -43,9 +43,9 @@ pub struct Ip6Header {
 }
 
 /// Adds the header to a transport packet and sends it (`ip6_xmit`). `p` is at its transport header.
-pub fn ip6_xmit(ns: &mut Namespace, mut p: Packet, h: &Ip6Header, r: Route) {
+pub fn ip6_xmit(ns: &mut Namespace, mut p: Packet, h: &Ip6Header, r: &Route) {
     let len = p.len();
-    let hops = if h.hop_limit == 0 { hop_limit(ns, &r) } else { h.hop_limit };
+    let hops = if h.hop_limit == 0 { hop_limit(ns, r) } else { h.hop_limit };
     p.set_transport_header(0);
     let mut hdr = Ipv6Hdr::new(h.saddr, h.daddr, h.protocol, hops, len);
     let label = if h.flowlabel == 0 { make_flowlabel(ns, &p, h) } else { h.flowlabel };
@@ -81,7 +81,7 @@ fn make_flowlabel(ns: &Namespace, p: &Packet, h: &Ip6Header) -> u32 {
 }
 
 /// A complete local packet at its IPv6 header: OUTPUT, then out (`ip6_local_out`).
-pub fn ip6_local_out(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip6_local_out(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.mib.inc(Mib::Ip6OutRequests);
     p.meta_mut().protocol = ETH_P_IPV6;
     p.meta_mut().dev = r.dev;
@@ -124,7 +124,7 @@ pub fn ip6_local_out_queued(ns: &mut Namespace, mut p: Packet) {
     if is_link_control(&p, &h) && !oif.is_none() {
         let kind = if h.daddr().is_multicast() { RouteType::Multicast } else { RouteType::Unicast };
         let mine = !h.daddr().is_multicast() && super::addr::ipv6_chk_addr(ns, h.daddr(), oif);
-        ip6_local_out(ns, p, direct(if mine { IfIndex::LO } else { oif }, kind));
+        ip6_local_out(ns, p, &direct(if mine { IfIndex::LO } else { oif }, kind));
         return;
     }
     let flow = Flow {
@@ -136,7 +136,7 @@ pub fn ip6_local_out_queued(ns: &mut Namespace, mut p: Packet) {
         ..Flow::to(IpAddr::V6(h.daddr()))
     };
     match ip6_route_output(ns, &flow) {
-        Ok((r, _)) => ip6_local_out(ns, p, r),
+        Ok((r, _)) => ip6_local_out(ns, p, &r),
         Err(e) => {
             let reason = no_route(e);
             ns.env.drop(p, reason);
@@ -155,7 +155,7 @@ pub fn no_route(e: Errno) -> DropReason {
 }
 
 /// To the device of the route (`ip6_output`).
-pub fn ip6_output(ns: &mut Namespace, mut p: Packet, r: Route) {
+pub fn ip6_output(ns: &mut Namespace, mut p: Packet, r: &Route) {
     p.meta_mut().dev = r.dev;
     if ns.devs.get(r.dev).is_some_and(|d| d.conf6.get(Conf6::DisableIpv6) != 0) {
         ns.env.mib.inc(Mib::Ip6OutDiscards);
@@ -167,13 +167,13 @@ pub fn ip6_output(ns: &mut Namespace, mut p: Packet, r: Route) {
 }
 
 /// Segmentation or fragmentation to the path MTU (`__ip6_finish_output`).
-fn ip6_finish_output(ns: &mut Namespace, p: Packet, r: Route, proof: PostRouted) {
+fn ip6_finish_output(ns: &mut Namespace, p: Packet, r: &Route, proof: PostRouted) {
     let Some(h) = Ipv6Hdr::view(p.network()).copied() else {
         ns.env.drop(p, DropReason::Ip6Hdr);
         return;
     };
     let daddr = h.daddr();
-    let mtu = dst_mtu(ns, &r, IpAddr::V6(daddr)) as usize;
+    let mtu = dst_mtu(ns, r, IpAddr::V6(daddr)) as usize;
     if p.meta().gso.kind != GsoKind::None {
         if crate::dev::gso::network_seglen(&p) <= mtu {
             ip6_finish_output2(ns, p, r, daddr, proof);
@@ -199,7 +199,7 @@ fn ip6_finish_output(ns: &mut Namespace, p: Packet, r: Route, proof: PostRouted)
 }
 
 /// Group packets come back to this host when it is a member; then to the neighbour (`ip6_finish_output2`).
-fn ip6_finish_output2(ns: &mut Namespace, p: Packet, r: Route, daddr: Ipv6Addr, proof: PostRouted) {
+fn ip6_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: Ipv6Addr, proof: PostRouted) {
     let len = p.len() as u64;
     if daddr.is_multicast() {
         let Some(h) = Ipv6Hdr::view(p.network()).copied() else {
@@ -345,7 +345,7 @@ pub fn queue_icmp6(ns: &mut Namespace, h: &Ip6Header, dev: IfIndex, message: &[u
 pub fn send_icmp6(ns: &mut Namespace, h: &Ip6Header, dev: IfIndex, message: &[u8]) {
     let p = build(ns, h, message);
     let kind = if h.daddr.is_multicast() { RouteType::Multicast } else { RouteType::Unicast };
-    ip6_local_out(ns, p, direct(dev, kind));
+    ip6_local_out(ns, p, &direct(dev, kind));
 }
 
 fn build(ns: &mut Namespace, h: &Ip6Header, message: &[u8]) -> Packet {

@@ -29,7 +29,7 @@ fn ping(n: &mut Net, ns: NsId, to: Ipv6Addr, oif: IfIndex, len: usize) -> bool {
     b.extend_from_slice(&body);
     let p = m.env.pool.from_slice(&b);
     let h = Ip6Header { saddr, daddr: to, protocol: 58, tclass: 0, hop_limit: 0, flowlabel: 0 };
-    ip6_xmit(m, p, &h, r);
+    ip6_xmit(m, p, &h, &r);
     n.settle();
     true
 }

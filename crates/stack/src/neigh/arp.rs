@@ -177,9 +177,11 @@ fn arp_send(ns: &mut Namespace, dev: IfIndex, h: ArpHdr, dest: MacAddr) {
     let _ = h.put(p.put(ArpHdr::LEN));
     p.set_network_header();
     let Some(mut p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Arp, Hook::LocalOut) else { return };
-    if dev_hard_header(ns, &mut p, dev, dest, ETH_P_ARP) {
-        dev_queue_xmit(ns, p, dev, Netfilter::link_layer_only());
-    } else {
-        ns.env.drop(p, DropReason::DevGone);
+    match ns.devs.get(dev) {
+        Some(d) => {
+            dev_hard_header(d, &mut p, dest, ETH_P_ARP);
+            dev_queue_xmit(ns, p, dev, Netfilter::link_layer_only());
+        }
+        None => ns.env.drop(p, DropReason::DevGone),
     }
 }

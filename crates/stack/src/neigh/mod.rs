@@ -296,6 +296,14 @@ impl NeighTable {
         }
     }
 
+    /// The link address of an entry that may be used as it is: the fast path of [`NeighTable::resolve`].
+    #[inline]
+    pub fn ready(&mut self, now: Instant, key: NeighKey) -> Option<MacAddr> {
+        let n = self.entries.get_mut(*self.map.get(&key)?)?;
+        n.used = now;
+        (n.state & (nud::CONNECTED | nud::DELAY | nud::PROBE) != 0).then_some(n.mac)
+    }
+
     /// Resolves the link address for a packet, or lets the packet wait (`neigh_event_send`).
     pub fn resolve(&mut self, env: &mut Env, parms: &NeighParms, key: NeighKey, p: Packet) -> Resolve {
         let Some(id) = self.create(env, key) else {

@@ -25,12 +25,11 @@ pub fn neigh_output(
         ns.env.drop(p, DropReason::DevGone);
         return;
     };
-    let proto = match addr {
-        IpAddr::V4(_) => ETH_P_IP,
-        IpAddr::V6(_) => ETH_P_IPV6,
-    };
     // The protocol of the packet, not of the gateway (`via inet6`).
-    let proto = if p.network().first().is_some_and(|b| b >> 4 == 4) { ETH_P_IP } else { proto };
+    let proto = match (p.network().first().map(|b| b >> 4), addr) {
+        (Some(4), _) | (_, IpAddr::V4(_)) => ETH_P_IP,
+        (_, IpAddr::V6(_)) => ETH_P_IPV6,
+    };
     let fixed = match addr {
         _ if !d.needs_neigh() => Some(MacAddr([0; 6])),
         _ if broadcast => Some(MacAddr([0xff; 6])),
@@ -39,31 +38,30 @@ pub fn neigh_output(
         IpAddr::V6(a) if a.is_multicast() => Some(MacAddr::ipv6_multicast(a)),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
-    if let Some(mac) = fixed {
-        if dev_hard_header(ns, &mut p, dev, mac, proto) {
-            dev_queue_xmit(ns, p, dev, proof);
-        } else {
-            ns.env.drop(p, DropReason::DevGone);
-        }
-        return;
-    }
     let key = NeighKey { dev, addr };
-    let Some(d) = ns.devs.get(dev) else { return };
-    let parms = match Family::of(addr) {
-        Family::V4 => &d.neigh4,
-        Family::V6 => &d.neigh6,
-    };
-    match ns.neigh.resolve(&mut ns.env, parms, key, p) {
-        Resolve::Ready(mac, mut p) => {
-            if dev_hard_header(ns, &mut p, dev, mac, proto) {
-                dev_queue_xmit(ns, p, dev, proof);
-            } else {
-                ns.env.drop(p, DropReason::DevGone);
+    let mac = match fixed.or_else(|| ns.neigh.ready(ns.env.now, key)) {
+        Some(mac) => mac,
+        None => {
+            let parms = match Family::of(addr) {
+                Family::V4 => &d.neigh4,
+                Family::V6 => &d.neigh6,
+            };
+            match ns.neigh.resolve(&mut ns.env, parms, key, p) {
+                Resolve::Ready(mac, resolved) => {
+                    p = resolved;
+                    mac
+                }
+                Resolve::Waits(probe) => {
+                    if let Some(probe) = probe {
+                        solicit(ns, &probe);
+                    }
+                    return;
+                }
             }
         }
-        Resolve::Waits(None) => {}
-        Resolve::Waits(Some(probe)) => solicit(ns, &probe),
-    }
+    };
+    dev_hard_header(d, &mut p, mac, proto);
+    dev_queue_xmit(ns, p, dev, proof);
 }
 
 /// Sends a solicitation (`neigh_probe`).

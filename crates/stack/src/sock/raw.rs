@@ -338,7 +338,7 @@ fn send_hdrinc(
         w.set_check(0);
     }
     count_icmp(ns, h.protocol(), data.get(h.hdr_len()).copied());
-    crate::ipv4::output::ip_local_out(ns, p, route);
+    crate::ipv4::output::ip_local_out(ns, p, &route);
     Ok(len)
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn ip_xmit(ns: &mut Namespace, key: SockKey, mut p: Packet, to: &To, 
                 _ => ns.env.rng.next_u32() as u16,
             };
             let h = IpHeader { saddr, daddr, protocol: to.protocol, tos, ttl, df, id };
-            ip_queue_xmit(ns, p, &h, to.route);
+            ip_queue_xmit(ns, p, &h, &to.route);
         }
         (IpAddr::V6(saddr), IpAddr::V6(daddr)) => {
             let hops = match m.ttl {
@@ -81,7 +81,7 @@ pub(crate) fn ip_xmit(ns: &mut Namespace, key: SockKey, mut p: Packet, to: &To, 
                 hop_limit: hops,
                 flowlabel: m.flowinfo & 0xf_ffff,
             };
-            ip6_xmit(ns, p, &h, to.route);
+            ip6_xmit(ns, p, &h, &to.route);
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
             ns.env.drop(p, ferronet_core::DropReason::IpOutNoRoute);

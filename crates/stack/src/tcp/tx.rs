@@ -93,7 +93,7 @@ fn xmit(ns: &mut Namespace, p: Packet, via: &Via, tos: u8) {
                 df: via.df,
                 id: via.ip_id,
             };
-            ip_queue_xmit(ns, p, &h, via.route);
+            ip_queue_xmit(ns, p, &h, &via.route);
         }
         (IpAddr::V6(saddr), IpAddr::V6(daddr)) => {
             let h = Ip6Header {
@@ -104,7 +104,7 @@ fn xmit(ns: &mut Namespace, p: Packet, via: &Via, tos: u8) {
                 hop_limit: via.ttl,
                 flowlabel: via.flowlabel,
             };
-            ip6_xmit(ns, p, &h, via.route);
+            ip6_xmit(ns, p, &h, &via.route);
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
             ns.env.drop(p, ferronet_core::DropReason::IpOutNoRoute);
