@@ -96,10 +96,19 @@ fn bulk() {
         "one flow between two namespaces over veth, no copy from or to a user",
         median(&mut lent),
         "Gbit/s",
-        ("smoltcp 0.14 over its loopback device, no copy from or to a user, 64 KiB buffers", median(&mut theirs)),
+        (
+            "smoltcp 0.14 over its loopback device, no copy from or to a user, 64 KiB buffers",
+            median(&mut theirs),
+        ),
         2.5,
     );
-    figure(GROUP, "smoltcp the same with buffers of 1 MiB, for comparison", median(&mut wide), "Gbit/s", None);
+    figure(
+        GROUP,
+        "smoltcp the same with buffers of 1 MiB, for comparison",
+        median(&mut wide),
+        "Gbit/s",
+        None,
+    );
     figure(GROUP, "the flow with one copy in and one copy out", median(&mut copied), "Gbit/s", None);
 }
 

@@ -135,6 +135,14 @@ impl Env {
         }
     }
 
+    /// Records the route a traced packet takes; its kind is named only then.
+    #[inline]
+    pub fn trace_route(&mut self, p: &Packet, kind: impl FnOnce() -> &'static str, dev: IfIndex) {
+        if self.trace.enabled() && p.meta().trace != 0 {
+            self.record(p, Step::Route(kind(), dev));
+        }
+    }
+
     #[cold]
     fn record(&mut self, p: &Packet, step: Step) {
         let m = p.meta();

@@ -19,7 +19,8 @@ pub struct World {
     rng: Rng,
     /// Frames that left through devices that end in the host.
     backend_tx: PacketQueue,
-    backend_ns: std::collections::VecDeque<NsId>,
+    /// Of which namespaces they are: number of frames in a row.
+    backend_ns: std::collections::VecDeque<(NsId, u32)>,
 }
 
 /// Namespaces per world at most.
@@ -153,6 +154,7 @@ impl World {
     }
 
     /// Hands what left a namespace to the other ends of its devices.
+    #[inline]
     fn cross(&mut self, id: NsId) {
         // Delivery never transmits, so the queue can be away while it is emptied.
         let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { return };
@@ -168,7 +170,10 @@ impl World {
                     self.deliver(id, peer_ns, p);
                 }
                 Some(DevKind::Backend { .. }) if self.backend_tx.len() < BACKEND_LIMIT => {
-                    self.backend_ns.push_back(id);
+                    match self.backend_ns.back_mut() {
+                        Some((last, n)) if *last == id => *n += 1,
+                        Some(_) | None => self.backend_ns.push_back((id, 1)),
+                    }
                     self.backend_tx.push(p);
                 }
                 Some(DevKind::Backend { .. }) => ns.env.drop(p, DropReason::TapFull),
@@ -189,6 +194,7 @@ impl World {
     }
 
     /// veth_xmit, second half: into the peer's backlog.
+    #[inline]
     fn deliver(&mut self, from: NsId, to: NsId, mut p: Packet) {
         {
             let m = p.meta_mut();
@@ -241,8 +247,14 @@ impl World {
 
     /// The next frame that left through a back-end device (`meta.dev` says which).
     pub fn take_backend_tx(&mut self) -> Option<(NsId, Packet)> {
+        let (ns, n) = self.backend_ns.front_mut()?;
         let p = self.backend_tx.pop()?;
-        Some((self.backend_ns.pop_front().unwrap_or_default(), p))
+        let ns = *ns;
+        *n -= 1;
+        if *n == 0 {
+            self.backend_ns.pop_front();
+        }
+        Some((ns, p))
     }
 
     /// Gives the box of a frame back that the host has sent.

@@ -132,6 +132,7 @@ fn loopback_rcv(ns: &mut Namespace, mut p: Packet) {
 }
 
 /// Reads the link header, classifies the packet and moves to the network header (`eth_type_trans`).
+#[inline]
 fn eth_type_trans(p: &mut Packet, own: MacAddr, loopback: bool) -> bool {
     if !p.may_pull(ETH_HLEN) {
         return false;
@@ -154,6 +155,7 @@ fn eth_type_trans(p: &mut Packet, own: MacAddr, loopback: bool) -> bool {
 }
 
 /// Counts the bytes and the ECN code point of a received IPv4 packet (`IpExt`).
+#[inline]
 pub(crate) fn count_in_octets(ns: &mut Namespace, len: u64, tos: u8, segs: u64) {
     ns.env.mib.add(Mib::IpExtInOctets, len);
     let ect = match tos & 3 {

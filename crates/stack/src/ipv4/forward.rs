@@ -15,6 +15,7 @@ use crate::fib::Route;
 use crate::ns::Namespace;
 
 /// A packet for somebody else (`ip_forward`).
+#[inline(always)]
 pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
     ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_forward"));
     if p.meta().pkt_type != PktType::Host {
@@ -39,8 +40,7 @@ pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
         ns.env.drop(p, DropReason::IpNeedFrag);
         return;
     }
-    if r.dev == p.meta().dev && !options && max_conf(ns, r.dev, Conf4::SendRedirects) != 0
-    {
+    if r.dev == p.meta().dev && !options && max_conf(ns, r.dev, Conf4::SendRedirects) != 0 {
         super::icmp::ip_rt_send_redirect(ns, &p, r);
     }
     if let Some(h) = Ipv4Hdr::view_mut(p.network_mut()) {

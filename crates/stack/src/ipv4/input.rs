@@ -20,6 +20,7 @@ pub fn ip_rcv(ns: &mut Namespace, p: Packet) {
 }
 
 /// Validation: RFC 1122 §3.2.1.1 and §3.2.1.2.
+#[inline]
 fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
     // Promiscuous reception ends here.
     if p.meta().pkt_type == PktType::OtherHost {
@@ -58,6 +59,7 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
 }
 
 /// The routing decision (`ip_rcv_finish`).
+#[inline]
 fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
     let Some(h) = Ipv4Hdr::view(p.network()) else {
         ns.env.drop(p, DropReason::IpHdr);
@@ -71,44 +73,39 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
         ns.env.drop(p, r);
         return;
     }
-    match route_input_cached(ns, &p, key) {
-        Ok(r) => {
-            let step = ferronet_core::trace::Step::Route(kind_name(r.kind), r.dev);
-            ns.env.trace(&p, step);
-            match r.kind {
-                RouteType::Broadcast => {
-                    ns.env.mib.inc(Mib::IpExtInBcastPkts);
-                    p.meta_mut().pkt_type = PktType::Broadcast;
-                    ip_local_deliver(ns, p);
-                }
-                RouteType::Multicast => {
-                    ns.env.mib.inc(Mib::IpExtInMcastPkts);
-                    p.meta_mut().pkt_type = PktType::Multicast;
-                    ip_local_deliver(ns, p);
-                }
-                RouteType::Local => ip_local_deliver(ns, p),
-                _ => super::forward::ip_forward(ns, p, &r),
-            }
-        }
-        Err(e) => {
-            if let Some(code) = e.code {
-                super::icmp::icmp_send(ns, &p, IcmpHdr::new(wire_icmp::ICMP_DEST_UNREACH, code));
-            }
-            ns.env.drop(p, e.reason);
-        }
-    }
-}
-
-/// The lookup, through the cache.
-#[inline]
-fn route_input_cached(ns: &mut Namespace, p: &Packet, key: InputKey) -> Result<Route, RouteError> {
     let generation = (ns.fib.generation, ns.devs.generation, ns.env.sysctl.generation);
-    match ns.rt_input.get(generation, &key) {
-        Some(r) => Ok(*r),
-        None => route_input_slow(ns, p, key),
+    let r = match ns.rt_input.get(generation, &key) {
+        Some(r) => *r,
+        None => match route_input_slow(ns, &p, key) {
+            Ok(r) => r,
+            Err(e) => {
+                if let Some(code) = e.code {
+                    super::icmp::icmp_send(ns, &p, IcmpHdr::new(wire_icmp::ICMP_DEST_UNREACH, code));
+                }
+                ns.env.drop(p, e.reason);
+                return;
+            }
+        },
+    };
+    ns.env.trace_route(&p, || kind_name(r.kind), r.dev);
+    match r.kind {
+        RouteType::Broadcast => {
+            ns.env.mib.inc(Mib::IpExtInBcastPkts);
+            p.meta_mut().pkt_type = PktType::Broadcast;
+            ip_local_deliver(ns, p);
+        }
+        RouteType::Multicast => {
+            ns.env.mib.inc(Mib::IpExtInMcastPkts);
+            p.meta_mut().pkt_type = PktType::Multicast;
+            ip_local_deliver(ns, p);
+        }
+        RouteType::Local => ip_local_deliver(ns, p),
+        _ => super::forward::ip_forward(ns, p, &r),
     }
 }
 
+/// The lookup in the tables; the cache remembers it.
+#[cold]
 fn route_input_slow(ns: &mut Namespace, p: &Packet, key: InputKey) -> Result<Route, RouteError> {
     let r = ip_route_input(ns, p, key.saddr(), key.daddr(), key.tos(), p.meta().dev)?;
     // A multipath choice depends on the packet's hash, which the key does not hold.

@@ -59,8 +59,7 @@ pub fn ip_local_out(ns: &mut Namespace, mut p: Packet, r: &Route) {
     if ns.env.trace.enabled() && p.meta().trace == 0 {
         p.meta_mut().trace = ns.env.trace.new_id();
     }
-    let step = ferronet_core::trace::Step::Route(super::input::kind_name(r.kind), r.dev);
-    ns.env.trace(&p, step);
+    ns.env.trace_route(&p, || super::input::kind_name(r.kind), r.dev);
     let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv4, Hook::LocalOut) else { return };
     ip_output(ns, p, r);
 }
@@ -142,6 +141,7 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
 }
 
 /// Segmentation or fragmentation to the path MTU (`__ip_finish_output`).
+#[inline]
 fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, proof: PostRouted) {
     let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
         ns.env.drop(p, DropReason::IpHdr);
@@ -174,6 +174,7 @@ fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, proof: PostRou
 }
 
 /// To the neighbour.
+#[inline]
 fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
     neigh_output(ns, p, r.dev, r.next_hop(daddr), r.kind == RouteType::Broadcast, proof);
 }

@@ -88,8 +88,7 @@ pub fn ip6_local_out(ns: &mut Namespace, mut p: Packet, r: &Route) {
     if ns.env.trace.enabled() && p.meta().trace == 0 {
         p.meta_mut().trace = ns.env.trace.new_id();
     }
-    let step = ferronet_core::trace::Step::Route(crate::ipv4::input::kind_name(r.kind), r.dev);
-    ns.env.trace(&p, step);
+    ns.env.trace_route(&p, || crate::ipv4::input::kind_name(r.kind), r.dev);
     let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv6, Hook::LocalOut) else { return };
     ip6_output(ns, p, r);
 }

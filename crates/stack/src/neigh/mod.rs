@@ -143,6 +143,21 @@ pub struct NeighTable {
     entries: SlotMap<NeighId, Neigh>,
     counts: [usize; 2],
     last_gc: Instant,
+    /// Entries used lately, at [`hot_slot`] of their key: saves the keyed hash and the probe of `map` for
+    /// nearly every packet; a key that is not there costs one plain lookup.
+    hot: [(NeighKey, NeighId); HOT],
+}
+
+const HOT: usize = 16;
+
+/// Neighbours of a link differ in their last bits; no secret is needed, as `map` stands behind.
+#[inline]
+fn hot_slot(k: &NeighKey) -> usize {
+    let low = match k.addr {
+        IpAddr::V4(a) => a.to_bits(),
+        IpAddr::V6(a) => a.to_bits() as u32,
+    };
+    (low ^ k.dev.0 << 2) as usize % HOT
 }
 
 fn millis(p: &NeighParms, n: NeighParm) -> Duration {
@@ -172,6 +187,10 @@ impl NeighTable {
             entries: SlotMap::with_key(),
             counts: [0; 2],
             last_gc: Instant::ZERO,
+            hot: [(
+                NeighKey { dev: IfIndex::NONE, addr: IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED) },
+                NeighId::null(),
+            ); HOT],
         }
     }
 
@@ -264,6 +283,7 @@ impl NeighTable {
     /// Deletes an entry; packets that waited end as `NeighDead`.
     pub fn remove(&mut self, env: &mut Env, key: NeighKey) -> bool {
         let Some(id) = self.map.remove(&key) else { return false };
+        self.hot[hot_slot(&key)].0.dev = IfIndex::NONE;
         if let Some(mut n) = self.entries.remove(id) {
             env.timers.cancel(&mut n.timer);
             while let Some(p) = n.queue.pop() {
@@ -299,7 +319,11 @@ impl NeighTable {
     /// The link address of an entry that may be used as it is: the fast path of [`NeighTable::resolve`].
     #[inline]
     pub fn ready(&mut self, now: Instant, key: NeighKey) -> Option<MacAddr> {
-        let n = self.entries.get_mut(*self.map.get(&key)?)?;
+        let slot = hot_slot(&key);
+        if self.hot[slot].0 != key {
+            self.hot[slot] = (key, *self.map.get(&key)?);
+        }
+        let n = self.entries.get_mut(self.hot[slot].1)?;
         n.used = now;
         (n.state & (nud::CONNECTED | nud::DELAY | nud::PROBE) != 0).then_some(n.mac)
     }
