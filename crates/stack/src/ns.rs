@@ -105,7 +105,7 @@ impl Namespace {
         let neigh = NeighTable::new(&mut env.rng);
         let fib = Fib::new();
         let icmp = IcmpLimits::new(&mut env.rng);
-        let rt_input = InputCache::new(&mut env.rng);
+        let rt_input = InputCache::default();
         let pmtu = PmtuCache::new(&mut env.rng);
         let frags = FragTable::new(&mut env.rng);
         let socks = Sockets::new(&mut env.rng);

@@ -4,12 +4,9 @@
 //! is fixed in size, an entry costs one compare to refuse, and every change of routes, devices or tunables
 //! empties it by moving a generation. A sender who defeats it pays the price of a plain lookup, no more.
 
-use core::hash::BuildHasher;
 use core::net::Ipv4Addr;
 
 use ferronet_core::IfIndex;
-use ferronet_core::hash::KeyedState;
-use ferronet_core::rng::Rng;
 
 use crate::fib::Route;
 
@@ -57,23 +54,19 @@ pub type Generation = (u64, u64, u64);
 const SLOTS: usize = 512;
 
 /// The cache; empty (and without memory) until the first packet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct InputCache {
     slots: Vec<Option<(InputKey, Route)>>,
     generation: Generation,
-    hash: KeyedState,
 }
 
 impl InputCache {
-    /// An empty cache with its own hash key.
-    #[must_use]
-    pub fn new(rng: &mut Rng) -> Self {
-        InputCache { slots: Vec::new(), generation: (0, 0, 0), hash: KeyedState::new(rng) }
-    }
-
     #[inline]
-    fn slot(&self, k: &InputKey) -> usize {
-        self.hash.hash_one((k.addrs, k.from ^ u64::from(k.tos))) as usize % SLOTS
+    fn slot(k: &InputKey) -> usize {
+        // Fibonacci hashing: quick, and secret enough for a cache, since a sender who makes entries collide
+        // only pays with plain lookups.
+        let k = k.addrs ^ k.from.rotate_left(17) ^ u64::from(k.tos);
+        (k.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % SLOTS
     }
 
     /// The route found before, if nothing has changed since.
@@ -83,7 +76,7 @@ impl InputCache {
         if self.generation != now {
             return None;
         }
-        match self.slots.get(self.slot(k)) {
+        match self.slots.get(Self::slot(k)) {
             Some(Some((key, r))) if key == k => Some(r),
             Some(_) | None => None,
         }
@@ -96,7 +89,7 @@ impl InputCache {
             self.slots.resize(SLOTS, None);
             self.generation = now;
         }
-        let i = self.slot(&k);
+        let i = Self::slot(&k);
         self.slots[i] = Some((k, r));
     }
 }
