@@ -34,6 +34,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("su", "util-linux"),
     ("useradd", "passwd"),
+    ("setpriv", "util-linux"),
     ("newuidmap", "uidmap"),
     ("sudo", "sudo"),
     ("nc", "netcat-openbsd"),

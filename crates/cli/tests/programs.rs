@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Ended, can_run, ferronet, lab, run};
+use common::user::{User, Who};
+use common::{Ended, run};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Two hosts and a cable; the programs follow.
 const HOSTS: &str = r#"
@@ -18,18 +20,27 @@ addresses = { eth0 = ["10.0.0.2/24", "fd00::2/64"] }
 ends = ["server:eth0", "client:eth0"]
 "#;
 
-/// Runs a lab of two hosts; `None` when something it needs is missing.
-fn hosts(test: &str, needs: &[&str], programs: &str) -> Option<Ended> {
-    for n in needs {
-        ferronet_sim::need::program(test, n)?;
+/// Two hosts, the programs between them, and what must come out.
+struct Lab {
+    name: &'static str,
+    needs: &'static [&'static str],
+    programs: String,
+    files: Files,
+    check: fn(&Ended),
+}
+
+/// Plays a lab as somebody; false when something it needs is missing (and recorded as skipped).
+fn play(lab: &Lab, who: &Who) -> bool {
+    let test = format!("{}{}", lab.name, who.suffix());
+    if lab.needs.iter().any(|n| who.program(&test, n).is_none()) || !who.can_run(&test) {
+        return false;
     }
-    if !can_run(test) {
-        return None;
-    }
-    let file = lab(test, &format!("{HOSTS}{programs}"));
-    let e = run(ferronet(&["up", file.to_str().expect("a path in UTF-8")]));
-    assert_eq!(e.code, 0, "{}\n{}", e.out, e.err);
-    Some(e)
+    lab.files.give_to(who);
+    let file = lab.files.write("lab.toml", format!("{HOSTS}{}", lab.programs).as_bytes());
+    let e = run(who.ferronet(&["up", &file]));
+    assert_eq!(e.code, 0, "{test}: {}\n{}", e.out, e.err);
+    (lab.check)(&e);
+    true
 }
 
 /// A directory that every user may read, removed at the end.
@@ -38,10 +49,21 @@ struct Files(PathBuf);
 impl Files {
     fn new(test: &str) -> Files {
         use std::os::unix::fs::PermissionsExt;
-        let dir = std::env::temp_dir().join(format!("ferronet-{test}-{}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("ferronet-{test}-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for the test's files");
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("permissions");
         Files(dir)
+    }
+
+    /// Everything is that user's from now on.
+    fn give_to(&self, who: &Who) {
+        if let Who::User(u) = who {
+            let mut c = std::process::Command::new("chown");
+            c.args(["-R", &u.name]).arg(&self.0);
+            assert_eq!(run(c).code, 0, "chown to {}", u.name);
+        }
     }
 
     fn path(&self, name: &str) -> String {
@@ -94,10 +116,23 @@ fn client(name: &str, after: &str, script: &str) -> String {
     )
 }
 
-#[test]
-fn nginx_and_curl() {
-    let test = "nginx_and_curl";
-    let f = Files::new(test);
+/// A server that is ended with the lab.
+fn server(name: &str, ready: &str, cmd: &str) -> String {
+    format!(
+        "[[program]]\nname = \"{name}\"\nns = \"server\"\nready = \"{ready}\"\nstop_at_end = true\ncmd = {cmd}\n"
+    )
+}
+
+/// These lines came out of some program.
+fn lines(e: &Ended, want: &[&str]) {
+    for w in want {
+        assert!(e.out.contains(&format!("| {w}\n")), "{w}: {}", e.out);
+    }
+}
+
+fn nginx_and_curl() -> Lab {
+    let name = "nginx_and_curl";
+    let f = Files::new(name);
     let mut programs = nginx(&f);
     f.write("www/big", &noise(64 << 20));
     f.write("www/small", b"hello\n");
@@ -111,79 +146,98 @@ fn nginx_and_curl() {
             got=$(curl -sf http://[fd00::1]/big | sha256sum); test "$want" = "$got"; echo big is equal over IPv6
             i=0; while [ $i -lt 200 ]; do test "$(curl -sf http://10.0.0.1/small)" = hello; i=$((i+1)); done; echo 200 in a row
             test $(curl -sf --parallel --parallel-max 32 http://10.0.0.1/small?[1-32] | grep -c hello) = 32; echo 32 at once
+            test $(curl -sf --parallel --parallel-max 32 http://[fd00::1]/small?[1-32] | grep -c hello) = 32; echo 32 at once over IPv6
             test $(curl -sf -w '%{{num_connects}}\n' http://10.0.0.1/small http://10.0.0.1/small | grep -c '^0$') = 1; echo keep-alive
             "#
         ),
     );
-    let Some(e) = hosts(test, &["nginx", "curl"], &programs) else { return };
-    for want in ["big is equal", "big is equal over IPv6", "200 in a row", "32 at once", "keep-alive"] {
-        assert!(e.out.contains(&format!("| {want}\n")), "{want}: {}", e.out);
+    fn check(e: &Ended) {
+        lines(
+            e,
+            &[
+                "big is equal",
+                "big is equal over IPv6",
+                "200 in a row",
+                "32 at once",
+                "32 at once over IPv6",
+                "keep-alive",
+            ],
+        );
     }
+    Lab { name, needs: &["nginx", "curl"], programs, files: f, check }
 }
 
-#[test]
-fn nginx_and_wrk() {
-    let test = "nginx_and_wrk";
-    let f = Files::new(test);
+fn nginx_and_wrk() -> Lab {
+    let name = "nginx_and_wrk";
+    let f = Files::new(name);
     let mut programs = nginx(&f);
     f.write("www/small", b"hello\n");
     programs += &client("keep", "nginx", "wrk -t1 -c8 -d1s http://10.0.0.1/small");
     programs += &client("close", "keep", "wrk -t1 -c8 -d1s -H 'Connection: close' http://10.0.0.1/small");
-    let Some(e) = hosts(test, &["nginx", "wrk"], &programs) else { return };
-    assert_eq!(e.out.matches("Requests/sec:").count(), 2, "{}", e.out);
-    assert!(!e.out.contains("Non-2xx") && !e.out.contains("Socket errors"), "{}", e.out);
+    fn check(e: &Ended) {
+        assert_eq!(e.out.matches("Requests/sec:").count(), 2, "{}", e.out);
+        assert!(!e.out.contains("Non-2xx") && !e.out.contains("Socket errors"), "{}", e.out);
+    }
+    Lab { name, needs: &["nginx", "wrk"], programs, files: f, check }
 }
 
-#[test]
-fn ssh_copies_a_mebibyte() {
-    let test = "ssh_copies_a_mebibyte";
-    let f = Files::new(test);
-    if ferronet_sim::need::program(test, "ssh-keygen").is_none() {
-        return;
-    }
+/// `None` without ssh-keygen.
+fn ssh_copies_a_mebibyte() -> Option<Lab> {
+    let name = "ssh_copies_a_mebibyte";
+    let f = Files::new(name);
+    ferronet_sim::need::program(name, "ssh-keygen")?;
     let (key, data) = (f.path("key"), f.write("data", &noise(1 << 20)));
     let mut keygen = std::process::Command::new("ssh-keygen");
     keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &key]);
     assert_eq!(run(keygen).code, 0);
-    // sshd wants /run/sshd, and /run is the session's own.
-    let programs = format!(
-        "[[program]]\nname = \"sshd\"\nns = \"server\"\nready = \"tcp:22\"\nstop_at_end = true\n\
-         cmd = [\"sh\", \"-c\", \"mkdir -p -m 755 /run/sshd; exec $(command -v sshd || echo /usr/sbin/sshd) -D -e -f /dev/null -h {key} \
-         -o AuthorizedKeysFile={key}.pub -o StrictModes=no -o UsePAM=no\"]\n"
-    ) + &client(
-        "copy",
-        "sshd",
-        &format!(
-            "ssh -F none -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes \
-             root@10.0.0.1 cat < {data} > {data}.copy; cmp {data} {data}.copy; echo equal"
-        ),
+    // sshd wants /run/sshd, and /run is the session's own. It takes an account whose line in /etc/shadow it may not read
+    // for a locked one; an ordinary user may put another file there in his own mount namespace.
+    let shadow = f.write("shadow", b"root:*:19000:0:99999:7:::\n");
+    let cmd = format!(
+        "[\"sh\", \"-c\", \"mkdir -p -m 755 /run/sshd; mount --bind {shadow} /etc/shadow; exec $(command -v sshd || echo /usr/sbin/sshd) -D -e -f /dev/null -h {key} \
+         -o AuthorizedKeysFile={key}.pub -o StrictModes=no -o UsePAM=no\"]"
     );
-    let Some(e) = hosts(test, &["sshd", "ssh"], &programs) else { return };
-    assert!(e.out.contains("| equal\n"), "{}", e.out);
-}
-
-#[test]
-fn dns_over_udp_and_tcp() {
-    let programs = "[[program]]\nname = \"dnsmasq\"\nns = \"server\"\nready = \"udp:53\"\nstop_at_end = true\n\
-         cmd = \"dnsmasq -k -C /dev/null --no-resolv --no-hosts --user=root --pid-file= --address=/example.test/192.0.2.7\"\n"
-        .to_owned()
+    let ssh = format!(
+        "ssh -F none -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
+    );
+    let programs = server("sshd", "tcp:22", &cmd)
         + &client(
-            "dig",
-            "dnsmasq",
-            "echo udp $(dig +short @10.0.0.1 example.test); echo tcp $(dig +tcp +short @10.0.0.1 example.test); \
-             echo six $(dig +short @fd00::1 example.test)",
+            "copy",
+            "sshd",
+            &format!(
+                "{ssh} root@10.0.0.1 cat < {data} > {data}.copy; cmp {data} {data}.copy; echo equal; \
+                 {ssh} root@fd00::1 cat {data} > {data}.six; cmp {data} {data}.six; echo equal over IPv6"
+            ),
         );
-    let Some(e) = hosts("dns_over_udp_and_tcp", &["dnsmasq", "dig"], &programs) else { return };
-    for want in ["| udp 192.0.2.7\n", "| tcp 192.0.2.7\n", "| six 192.0.2.7\n"] {
-        assert!(e.out.contains(want), "{want}{}", e.out);
-    }
+    Some(Lab {
+        name,
+        needs: &["sshd", "ssh"],
+        programs,
+        files: f,
+        check: |e| lines(e, &["equal", "equal over IPv6"]),
+    })
 }
 
-#[test]
-fn python_asyncio() {
-    let test = "python_asyncio";
-    let f = Files::new(test);
-    let server = f.write(
+fn dns_over_udp_and_tcp() -> Lab {
+    let name = "dns_over_udp_and_tcp";
+    let programs = server(
+        "dnsmasq",
+        "udp:53",
+        "\"dnsmasq -k -C /dev/null --no-resolv --no-hosts --user=root --pid-file= --address=/example.test/192.0.2.7\"",
+    ) + &client(
+        "dig",
+        "dnsmasq",
+        "echo udp $(dig +short @10.0.0.1 example.test); echo tcp $(dig +tcp +short @10.0.0.1 example.test); \
+         echo six $(dig +short @fd00::1 example.test)",
+    );
+    let check = |e: &Ended| lines(e, &["udp 192.0.2.7", "tcp 192.0.2.7", "six 192.0.2.7"]);
+    Lab { name, needs: &["dnsmasq", "dig"], programs, files: Files::new(name), check }
+}
+
+fn python_asyncio() -> Lab {
+    let name = "python_asyncio";
+    let f = Files::new(name);
+    let listens = f.write(
         "server.py",
         b"import asyncio\n\
           async def echo(r, w):\n    while data := await r.read(65536):\n        w.write(data); await w.drain()\n    w.close()\n\
@@ -199,47 +253,101 @@ fn python_asyncio() {
           async def main():\n    await asyncio.gather(*(one(1000 * i) for i in range(1, 51)))\n    await one(5_000_000)\n    print('all equal')\n\
           asyncio.run(main())\n",
     );
-    let programs = format!(
-        "[[program]]\nname = \"server\"\nns = \"server\"\nready = \"tcp:7\"\nstop_at_end = true\ncmd = [\"python3\", \"{server}\"]\n"
-    ) + &client("client", "server", &format!("python3 {asks}"));
-    let Some(e) = hosts(test, &["python3"], &programs) else { return };
-    assert!(e.out.contains("| all equal\n"), "{}", e.out);
+    let programs = server("server", "tcp:7", &format!("[\"python3\", \"{listens}\"]"))
+        + &client("client", "server", &format!("python3 {asks}"));
+    Lab { name, needs: &["python3"], programs, files: f, check: |e| lines(e, &["all equal"]) }
 }
 
-#[test]
-fn iperf3_tcp_and_udp() {
-    let server = "[[program]]\nname = \"server\"\nns = \"server\"\nready = \"tcp:5201\"\nstop_at_end = true\ncmd = \"iperf3 -s\"\n";
-    let programs = server.to_owned()
+fn iperf3_tcp_and_udp() -> Lab {
+    let name = "iperf3_tcp_and_udp";
+    let programs = server("server", "tcp:5201", "\"iperf3 -s\"")
         + &client("tcp", "server", "iperf3 -c 10.0.0.1 -t 1")
         + &client("reverse", "tcp", "iperf3 -c 10.0.0.1 -t 1 -R")
         + &client("four", "reverse", "iperf3 -c 10.0.0.1 -t 1 -P 4")
-        + &client("udp", "four", "iperf3 -c 10.0.0.1 -t 1 -u -b 20M");
-    let Some(e) = hosts("iperf3_tcp_and_udp", &["iperf3"], &programs) else { return };
-    assert_eq!(e.out.matches("iperf Done.").count(), 4, "{}", e.out);
+        + &client("udp", "four", "iperf3 -c 10.0.0.1 -t 1 -u -b 20M")
+        + &client("six", "udp", "iperf3 -6 -c fd00::1 -t 1");
+    let check = |e: &Ended| assert_eq!(e.out.matches("iperf Done.").count(), 5, "{}", e.out);
+    Lab { name, needs: &["iperf3"], programs, files: Files::new(name), check }
 }
 
-#[test]
-fn redis_and_its_benchmark() {
-    let server = "[[program]]\nname = \"server\"\nns = \"server\"\nready = \"tcp:6379\"\nstop_at_end = true\n\
-                  cmd = \"redis-server --port 6379 --bind 10.0.0.1 --save '' --protected-mode no --dir /tmp\"\n";
-    let programs = server.to_owned()
+fn redis_and_its_benchmark() -> Lab {
+    let name = "redis_and_its_benchmark";
+    let cmd = "\"redis-server --port 6379 --bind 10.0.0.1 --save '' --protected-mode no --dir /tmp\"";
+    let programs = server("server", "tcp:6379", cmd)
         + &client("bench", "server", "redis-benchmark -h 10.0.0.1 -n 5000 -c 20 -t set,get -P 4 -q");
-    let Some(e) = hosts("redis_and_its_benchmark", &["redis-server", "redis-benchmark"], &programs) else {
-        return;
-    };
-    assert!(e.out.contains("SET:") && e.out.contains("GET:"), "{}", e.out);
+    let check = |e: &Ended| assert!(e.out.contains("SET:") && e.out.contains("GET:"), "{}", e.out);
+    Lab { name, needs: &["redis-server", "redis-benchmark"], programs, files: Files::new(name), check }
 }
 
-#[test]
-fn ping_and_our_own_tools() {
-    let serve = "[[program]]\nname = \"serve\"\nns = \"server\"\nready = \"tcp:80\"\nstop_at_end = true\ncmd = \"ferronet tool serve --port 80\"\n";
-    let programs = serve.to_owned()
+fn ping_and_our_own_tools() -> Lab {
+    let name = "ping_and_our_own_tools";
+    let programs = server("serve", "tcp:80", "\"ferronet tool serve --port 80\"")
         + &client("ping", "serve", "ping -c 3 -i 0.2 10.0.0.1; ping -c 2 -i 0.2 fd00::1")
         + "[[program]]\nname = \"echo\"\nns = \"client\"\nafter = \"ping\"\ncmd = \"ferronet tool ping 10.0.0.1 -c 2 -i 0.1\"\n\
            [[program]]\nname = \"fetch\"\nns = \"client\"\nafter = \"ping\"\ncmd = \"ferronet tool fetch http://[fd00::1]/8MiB --sha256\"\n";
-    let Some(e) = hosts("ping_and_our_own_tools", &["ping"], &programs) else { return };
-    assert_eq!(e.out.matches(" 0% packet loss").count(), 2, "{}", e.out);
-    assert!(e.out.contains("2 sent, 2 received"), "{}", e.out);
-    assert!(e.out.contains("200 OK: 8388608 bytes"), "{}", e.out);
-    assert!(e.out.contains("client -> server"), "{}", e.out);
+    fn check(e: &Ended) {
+        assert_eq!(e.out.matches(" 0% packet loss").count(), 2, "{}", e.out);
+        for want in ["2 sent, 2 received", "200 OK: 8388608 bytes", "client -> server"] {
+            assert!(e.out.contains(want), "{want}: {}", e.out);
+        }
+    }
+    Lab { name, needs: &["ping"], programs, files: Files::new(name), check }
+}
+
+/// A test of one lab, played by whoever runs the tests.
+macro_rules! plays {
+    ($($name:ident $lab:expr;)*) => { $(
+        #[test]
+        fn $name() {
+            if let Some(lab) = $lab.into() {
+                let _: Lab = lab;
+                play(&lab, &Who::Me);
+            }
+        }
+    )* };
+}
+
+mod me {
+    use super::*;
+    plays! {
+        nginx_and_curl super::nginx_and_curl();
+        nginx_and_wrk super::nginx_and_wrk();
+        ssh_copies_a_mebibyte super::ssh_copies_a_mebibyte();
+        dns_over_udp_and_tcp super::dns_over_udp_and_tcp();
+        python_asyncio super::python_asyncio();
+        iperf3_tcp_and_udp super::iperf3_tcp_and_udp();
+        redis_and_its_benchmark super::redis_and_its_benchmark();
+        ping_and_our_own_tools super::ping_and_our_own_tools();
+    }
+}
+
+/// The same as an ordinary user who has subordinate ids, so that servers can drop their privileges.
+#[test]
+fn as_an_ordinary_user() {
+    let Some(user) = User::new("as_an_ordinary_user", true) else { return };
+    let who = Who::User(user);
+    let labs = [
+        Some(nginx_and_curl()),
+        Some(nginx_and_wrk()),
+        ssh_copies_a_mebibyte(),
+        Some(dns_over_udp_and_tcp()),
+        Some(python_asyncio()),
+        Some(iperf3_tcp_and_udp()),
+        Some(redis_and_its_benchmark()),
+        Some(ping_and_our_own_tools()),
+    ];
+    for lab in labs.iter().flatten() {
+        play(lab, &who);
+    }
+}
+
+/// Without ranges for newuidmap there is only root inside; what does not change its user works all the same (dnsmasq and
+/// nginx insist on setgroups(2)).
+#[test]
+fn as_an_ordinary_user_without_subordinate_ids() {
+    let Some(user) = User::new("as_an_ordinary_user_without_subordinate_ids", false) else { return };
+    let who = Who::User(user);
+    for lab in [iperf3_tcp_and_udp(), python_asyncio(), redis_and_its_benchmark(), ping_and_our_own_tools()] {
+        play(&lab, &who);
+    }
 }
