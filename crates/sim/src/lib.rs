@@ -7,6 +7,7 @@
 pub mod frames;
 pub mod need;
 pub mod net;
+pub mod script;
 pub mod transfer;
 
 pub use net::Net;
