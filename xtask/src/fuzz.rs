@@ -13,6 +13,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     must(c.env("FERRONET_FRAMES", frames.to_string()).env("FERRONET_SEEDS", seeds.to_string()))
 }
 
+/// The night's round: one hundred million frames, twenty thousand worlds. Some ten minutes.
+pub(crate) fn nightly() -> Result<(), String> {
+    run(&["100000000".to_owned(), "20000".to_owned()])
+}
+
 fn amounts(args: &[String]) -> Result<(u64, u64), String> {
     let number = |i: usize, default: u64| match args.get(i) {
         None => Ok(default),

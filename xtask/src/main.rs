@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask tidy|test|bench|docs|fuzz-short|gates`.
+//! Project tasks: `cargo xtask tidy|test|bench|docs|fuzz-short|nightly|gates`.
 //!
 //! Each task is one module with a `run` that returns an error text made for a person: what is wrong, where, and
 //! what to do about it. Nothing here is part of the product.
@@ -27,6 +27,7 @@ usage: cargo xtask TASK [OPTIONS]
   docs [--open]        the API documentation, warnings are errors
   fuzz-short [N [SEEDS]]
                        N mutated frames (default 1000000) and SEEDS simulated TCP worlds (default 1000)
+  nightly              the same with 100,000,000 frames and 20,000 worlds
   gates                instructions per operation (callgrind) against the limits in xtask/src/gates.rs
 
 The whole check of a change is .ci/run.
@@ -44,13 +45,14 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "docs" => docs::run(rest),
         "fuzz-short" => fuzz::run(rest),
+        "nightly" => fuzz::nightly(),
         "gates" => gates::run(),
         "help" | "-h" | "--help" => {
             print!("{HELP}");
             Ok(())
         }
         other => Err(format!(
-            "there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short, gates"
+            "there is no task `{other}`; the tasks are tidy, test, bench, docs, fuzz-short, nightly, gates"
         )),
     };
     match done {
