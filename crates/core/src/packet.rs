@@ -129,7 +129,6 @@ pub struct Meta {
 #[derive(Debug)]
 struct Inner {
     /// Somebody owns it: dropping it now is a bug. Only debug builds ask.
-    #[cfg(debug_assertions)]
     live: bool,
     meta: Meta,
     data: u16,
@@ -158,20 +157,15 @@ impl Pool {
     /// An empty packet with [`HEADROOM`] in front.
     #[inline]
     pub fn get(&mut self) -> Packet {
-        let p = self.free.pop();
-        #[cfg(debug_assertions)]
-        let p = p.map(|mut p| {
-            p.0.live = true;
-            p
-        });
-        p.unwrap_or_else(|| self.allocate())
+        let mut p = self.free.pop().unwrap_or_else(|| self.allocate());
+        p.0.live = true;
+        p
     }
 
     #[cold]
     fn allocate(&mut self) -> Packet {
         self.allocated += 1;
         Packet(Box::new(Inner {
-            #[cfg(debug_assertions)]
             live: true,
             meta: Meta::default(),
             data: HEADROOM as u16,
@@ -203,10 +197,7 @@ impl Pool {
             return;
         }
         let i = &mut *p.0;
-        #[cfg(debug_assertions)]
-        {
-            i.live = false;
-        }
+        i.live = false;
         if !i.frags.is_empty() {
             i.frags.clear();
         }
@@ -228,10 +219,9 @@ impl Pool {
     }
 }
 
-#[cfg(debug_assertions)]
 impl Drop for Packet {
     fn drop(&mut self) {
-        assert!(
+        debug_assert!(
             !self.0.live || std::thread::panicking(),
             "a packet was lost silently: it must end in env.drop or env.consume"
         );
@@ -249,13 +239,8 @@ fn inner_mut(p: &mut Packet) -> &mut Inner {
 
 impl Packet {
     /// Ends the packet without a pool: for owners that go away with their queues.
-    #[cfg_attr(not(debug_assertions), allow(unused_mut, reason = "only debug builds mark the box"))]
     pub fn release(mut self) {
-        #[cfg(debug_assertions)]
-        {
-            self.0.live = false;
-        }
-        drop(self);
+        self.0.live = false;
     }
 
     /// The metadata.
