@@ -33,6 +33,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("valgrind", "valgrind"),
     ("strace", "strace"),
     ("su", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
     ("useradd", "passwd"),
     ("setpriv", "util-linux"),
     ("newuidmap", "uidmap"),

@@ -85,11 +85,6 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
             ns.env.drop(p, DropReason::PktTooSmall);
             return;
         }
-        if p.meta().pkt_type == PktType::Multicast
-            && let Some(dev) = ns.devs.get_mut(dev_index)
-        {
-            dev.stats.multicast += 1;
-        }
     } else {
         let proto = match p.data().first().map(|b| b >> 4) {
             Some(4) => ETH_P_IP,
