@@ -36,7 +36,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("useradd", "passwd"),
-    ("setpriv", "util-linux"),
     ("newuidmap", "uidmap"),
     ("sudo", "sudo"),
     ("nc", "netcat-openbsd"),
