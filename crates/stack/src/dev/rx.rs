@@ -149,10 +149,9 @@ fn eth_type_trans(p: &mut Packet, own: MacAddr, loopback: bool) -> bool {
     p.pull(ETH_HLEN)
 }
 
-/// Counts the bytes and the ECN code point of a received IPv4 packet (`IpExt`).
+/// Counts the ECN code point of a received IPv4 packet (`IpExt`).
 #[inline]
-pub(crate) fn count_in_octets(ns: &mut Namespace, len: u64, tos: u8, segs: u64) {
-    ns.env.mib.add(Mib::IpExtInOctets, len);
+pub(crate) fn count_ecn(ns: &mut Namespace, tos: u8, segs: u64) {
     let ect = match tos & 3 {
         0 => Mib::IpExtInNoECTPkts,
         1 => Mib::IpExtInECT1Pkts,
