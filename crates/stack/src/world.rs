@@ -1,5 +1,7 @@
 //! The namespaces of one shard: creation, time, the softirq loop and the crossing of veth pairs.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use ferronet_core::packet::PacketQueue;
 use ferronet_core::rng::Rng;
 use ferronet_core::{DropReason, Instant, NsId, Packet};
@@ -11,17 +13,38 @@ use crate::ns::Namespace;
 #[derive(Debug)]
 pub struct World {
     namespaces: Vec<Option<Box<Namespace>>>,
-    /// Namespaces with work, in order; `queued` says who is in.
-    ready: std::collections::VecDeque<NsId>,
-    queued: Vec<bool>,
+    /// Numbers of namespaces that are gone, oldest first.
+    free: VecDeque<NsId>,
+    /// Namespaces with work, in order.
+    ready: VecDeque<NsId>,
+    /// What the loop knows about each namespace.
+    turns: Vec<Turn>,
+    /// The next timer of each namespace that is not in `ready`.
+    deadlines: BTreeSet<(Instant, NsId)>,
+    /// Namespaces not in `ready` whose sockets have readiness edges.
+    eventful: Vec<NsId>,
     now: Instant,
     wall_offset: u64,
     rng: Rng,
     /// Frames that left through devices that end in the host.
     backend_tx: PacketQueue,
     /// Of which namespaces they are: number of frames in a row.
-    backend_ns: std::collections::VecDeque<(NsId, u32)>,
+    backend_ns: VecDeque<(NsId, u32)>,
 }
+
+/// One namespace in the loop. Nothing in a namespace changes unless it is in `ready`, so what is noted when it
+/// has run stays true until it is woken.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// It is in `World::ready`.
+    queued: bool,
+    /// It is in `World::eventful`.
+    eventful: bool,
+    /// Its entry in `World::deadlines`; `NEVER` for none.
+    deadline: Instant,
+}
+
+const IDLE: Turn = Turn { queued: false, eventful: false, deadline: Instant::NEVER };
 
 /// Namespaces per world at most.
 pub const MAX_NAMESPACES: usize = 65_536;
@@ -35,22 +58,30 @@ impl World {
     pub fn new(seed: u64, wall_offset: u64) -> Self {
         World {
             namespaces: Vec::new(),
-            ready: std::collections::VecDeque::new(),
-            queued: Vec::new(),
+            free: VecDeque::new(),
+            ready: VecDeque::new(),
+            turns: Vec::new(),
+            deadlines: BTreeSet::new(),
+            eventful: Vec::new(),
             now: Instant::ZERO,
             wall_offset,
             rng: Rng::new(seed),
             backend_tx: PacketQueue::new(),
-            backend_ns: std::collections::VecDeque::new(),
+            backend_ns: VecDeque::new(),
         }
     }
 
     /// A new namespace; `None` beyond [`MAX_NAMESPACES`].
     pub fn ns_create(&mut self) -> Option<NsId> {
-        if self.namespaces.len() >= MAX_NAMESPACES {
-            return None;
-        }
-        let id = NsId(self.namespaces.len() as u32);
+        let id = match self.free.pop_front() {
+            Some(id) => id,
+            None if self.namespaces.len() >= MAX_NAMESPACES => return None,
+            None => {
+                self.namespaces.push(None);
+                self.turns.push(IDLE);
+                NsId(self.namespaces.len() as u32 - 1)
+            }
+        };
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
         ns.env.now = self.now;
         ns.env.wall_offset = self.wall_offset;
@@ -61,8 +92,8 @@ impl World {
         if let Some(Some(init)) = self.namespaces.first() {
             crate::sysctl::inherit(&mut ns, init);
         }
-        self.namespaces.push(Some(ns));
-        self.queued.push(false);
+        self.namespaces[id.0 as usize] = Some(ns);
+        self.wake(id);
         Some(id)
     }
 
@@ -71,6 +102,11 @@ impl World {
         let Some(ns) = self.namespaces.get_mut(id.0 as usize).and_then(Option::take) else { return };
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
+        let turn = core::mem::replace(&mut self.turns[id.0 as usize], IDLE);
+        self.deadlines.remove(&(turn.deadline, id));
+        self.ready.retain(|i| *i != id);
+        self.eventful.retain(|i| *i != id);
+        self.free.push_back(id);
         for (peer_ns, dev) in peers {
             self.link_forget(peer_ns, dev);
         }
@@ -84,12 +120,37 @@ impl World {
 
     /// A namespace to change; it is run at the next [`World::run_softirq`].
     pub fn ns_mut(&mut self, id: NsId) -> Option<&mut Namespace> {
-        let ns = self.namespaces.get_mut(id.0 as usize)?.as_deref_mut()?;
-        if !self.queued[id.0 as usize] {
-            self.queued[id.0 as usize] = true;
+        self.namespaces.get(id.0 as usize)?.as_ref()?;
+        self.wake(id);
+        self.namespaces[id.0 as usize].as_deref_mut()
+    }
+
+    /// Puts a namespace into the queue of those with work.
+    #[inline]
+    fn wake(&mut self, id: NsId) {
+        let turn = &mut self.turns[id.0 as usize];
+        if !turn.queued {
+            turn.queued = true;
             self.ready.push_back(id);
         }
-        Some(ns)
+    }
+
+    /// Notes what a namespace that has run waits for.
+    fn settle(&mut self, id: NsId) {
+        let Some(ns) = self.namespaces[id.0 as usize].as_deref() else { return };
+        let turn = &mut self.turns[id.0 as usize];
+        let deadline = ns.env.timers.next_timeout().unwrap_or(Instant::NEVER);
+        if deadline != turn.deadline {
+            self.deadlines.remove(&(turn.deadline, id));
+            turn.deadline = deadline;
+            if deadline != Instant::NEVER {
+                self.deadlines.insert((deadline, id));
+            }
+        }
+        if ns.socks.has_events() && !turn.eventful {
+            turn.eventful = true;
+            self.eventful.push(id);
+        }
     }
 
     /// All namespaces, in order of creation.
@@ -114,20 +175,28 @@ impl World {
             return;
         }
         self.now = now;
-        for i in 0..self.namespaces.len() {
-            let Some(ns) = self.namespaces[i].as_deref_mut() else { continue };
+        // One store each; what is due is found without looking at the others.
+        for ns in self.namespaces.iter_mut().filter_map(|n| n.as_deref_mut()) {
             ns.env.now = now;
-            if !self.queued[i] && ns.env.timers.next_timeout().is_some_and(|t| t <= now) {
-                self.queued[i] = true;
-                self.ready.push_back(NsId(i as u32));
-            }
+        }
+        while let Some(&(at, id)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            self.turns[id.0 as usize].deadline = Instant::NEVER;
+            self.wake(id);
         }
     }
 
     /// The earliest timer of all namespaces.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.iter().filter_map(|n| n.env.timers.next_timeout()).min()
+        let settled = self.deadlines.first().map(|&(at, _)| at);
+        let awake = self.ready.iter().filter_map(|&id| self.ns(id)?.env.timers.next_timeout()).min();
+        match (settled, awake) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// Runs namespaces with work until none is left or about `budget` packets were handled. `true`: call
@@ -138,16 +207,17 @@ impl World {
                 return true;
             }
             self.ready.pop_front();
-            self.queued[id.0 as usize] = false;
+            self.turns[id.0 as usize].queued = false;
             let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
             ns.on_timeout();
             let done = ns.net_rx_action(budget.min(64));
             let more = !ns.env.backlog.is_empty();
             budget -= done.min(budget);
             self.cross(id);
-            if more && !self.queued[id.0 as usize] {
-                self.queued[id.0 as usize] = true;
-                self.ready.push_back(id);
+            if more {
+                self.wake(id);
+            } else {
+                self.settle(id);
             }
         }
         false
@@ -216,10 +286,7 @@ impl World {
             (Some(a), Some(b)) => {
                 b.env.pool.rebalance(&mut a.env.pool);
                 b.netif_rx(p);
-                if !self.queued[to.0 as usize] {
-                    self.queued[to.0 as usize] = true;
-                    self.ready.push_back(to);
-                }
+                self.wake(to);
             }
             (Some(a), None) => a.env.drop(p, DropReason::NsGone),
             (None, _) => p.release(),
@@ -228,8 +295,16 @@ impl World {
 
     /// Takes the readiness edges of all sockets: token and `poll` bits.
     pub fn take_sock_events(&mut self, f: &mut dyn FnMut(u64, u16)) {
-        for ns in self.namespaces.iter_mut().filter_map(|n| n.as_deref_mut()) {
-            if ns.socks.has_events() {
+        for id in core::mem::take(&mut self.eventful) {
+            self.turns[id.0 as usize].eventful = false;
+            if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() {
+                ns.socks.take_events(f);
+            }
+        }
+        for &id in &self.ready {
+            if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut()
+                && ns.socks.has_events()
+            {
                 ns.socks.take_events(f);
             }
         }
@@ -267,3 +342,45 @@ impl World {
 }
 
 pub mod link;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferronet_core::env::TimerKey;
+
+    #[test]
+    fn numbers_of_gone_namespaces_are_used_again() {
+        let mut w = World::new(1, 0);
+        let keep = w.ns_create().expect("room");
+        for _ in 0..3 * MAX_NAMESPACES / 1000 {
+            let ids: Vec<_> = (0..10).map(|_| w.ns_create().expect("room")).collect();
+            w.run_softirq(1000);
+            ids.into_iter().for_each(|id| w.ns_destroy(id));
+        }
+        assert_eq!(w.iter().count(), 1);
+        assert!(w.ns(keep).is_some());
+        assert!(w.namespaces.len() < 20, "{}", w.namespaces.len());
+    }
+
+    #[test]
+    fn only_namespaces_with_something_due_run() {
+        let mut w = World::new(1, 0);
+        let ids: Vec<_> = (0..4).map(|_| w.ns_create().expect("room")).collect();
+        w.run_softirq(1000);
+        let at = Instant(5_000_000_000);
+        let ns = w.ns_mut(ids[2]).expect("exists");
+        ns.env.timers.arm(at, TimerKey::Conntrack);
+        assert!(w.next_timeout().is_some_and(|t| t <= at), "also before the loop has seen it");
+        w.run_softirq(1000);
+        // The wheel may ask for turns before; only this namespace has them.
+        let mut turns = 0;
+        while let Some(t) = w.next_timeout() {
+            w.set_now(t);
+            assert_eq!(w.ready, [ids[2]]);
+            w.run_softirq(1000);
+            turns += 1;
+        }
+        assert!((1..10).contains(&turns) && w.now() == at, "{turns} turns, {:?}", w.now());
+        assert!(w.iter().all(|n| n.env.now == at));
+    }
+}
