@@ -387,9 +387,8 @@ fn find_open_port(ns: &mut Namespace, key: SockKey, proto: u8, class: &Class) ->
     let mut ports = (0..passes)
         .flat_map(|pass| (0..n.div_ceil(step)).map(move |i| (start + i * step + n - pass) % n))
         .map(|offset| low + offset as u16);
-    let free = ports.find(|&port| {
-        !reserved.contains(port) && !ns.socks.ports.conflicts(proto, port, class, None, false)
-    });
+    let free = ports
+        .find(|&port| !reserved.contains(port) && !ns.socks.ports.conflicts(proto, port, class, None, false));
     ns.socks.ports.reserved = reserved;
     free.ok_or(Errno::EADDRINUSE)
 }
@@ -431,9 +430,8 @@ pub fn ephemeral_for_connect(
     let mut tries = (0..if n == 1 { 1 } else { 2 })
         .flat_map(|parity| (0..n).step_by(2).map(move |i| (i, (even + parity + i) % n)))
         .map(|(i, offset)| (i, low + offset as u16));
-    let free = tries.find(|&(_, port)| {
-        !reserved.contains(port) && connect_free(ns, key, port, saddr, raddr, rport)
-    });
+    let free =
+        tries.find(|&(_, port)| !reserved.contains(port) && connect_free(ns, key, port, saddr, raddr, rport));
     ns.socks.ports.reserved = reserved;
     let (i, port) = free.ok_or(Errno::EADDRNOTAVAIL)?;
     let p = &mut ns.socks.ports.perturb[index];
