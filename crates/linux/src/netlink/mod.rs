@@ -269,6 +269,7 @@ fn netlink_rcv_skb(k: &mut Kernel, c: &mut Caller<'_>, s: SockId, mut data: &[u8
 fn one_message(k: &mut Kernel, c: &mut Caller<'_>, s: SockId, hdr: Hdr, msg: &[u8]) {
     let Some((ns, sock)) = sock_mut(k, s) else { return };
     let (to, strict, proto, busy) = (sock.ack_to(), sock.strict(), sock.protocol(), sock.dump.is_some());
+    k.world.touch(ns);
     let mut r = Req {
         kernel: k,
         caller: c,

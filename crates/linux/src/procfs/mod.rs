@@ -122,6 +122,7 @@ impl Kernel {
     /// `ENOENT`: not ours or no such file; `EISDIR`; `EACCES` when `c` may not read it; `EIO` for an IPv6 stable
     /// secret that is not set.
     pub fn proc_open(&mut self, c: &mut Caller<'_>, path: &str) -> Result<Vec<u8>, Errno> {
+        self.world.touch(c.ns);
         let ns = self.world.ns(c.ns).ok_or(Errno::ENOENT)?;
         match split(path).ok_or(Errno::ENOENT)? {
             Ok(net) => match net_path(ns, net).ok_or(Errno::ENOENT)? {

@@ -392,6 +392,9 @@ impl Kernel {
         if let Some((_, n)) = netlink::sock_mut(self, s) {
             return n.getsockopt(level, name, len);
         }
+        if let Some(f) = self.files.get(s) {
+            self.world.touch(f.ns);
+        }
         self.get_opt(s, level, name, len)
     }
 

@@ -185,3 +185,44 @@ fn a_megabyte_crosses_without_loss_or_copies_of_boxes() {
         assert_eq!(t.w.ns(n).unwrap().env.drops.iter().count(), 0);
     }
 }
+
+/// The loop woke up late: the ACK was on its way all the time, so nothing is sent again.
+#[test]
+fn frames_come_before_timers() {
+    let mut t = Two::new();
+    t.listen(8);
+    let c = t.connect();
+    assert_eq!(user::send(t.client(), c, Bytes::from(vec![0; 10_000]), false), Ok(10_000));
+    let late = t.w.now() + Duration::from_millis(500);
+    t.w.set_now(late);
+    t.run();
+    assert_eq!(t.mib(t.a, Mib::TcpExtTCPLossProbes), 0);
+    assert_eq!(t.mib(t.a, Mib::TcpRetransSegs), 0);
+}
+
+/// Time passes without a look at each namespace; those with something due are run.
+#[test]
+fn a_namespace_learns_the_time_when_it_is_run() {
+    use ferronet_core::Instant;
+    use ferronet_core::env::TimerKey;
+    let mut w = World::new(1, 0);
+    let (a, b) = (w.ns_create().unwrap(), w.ns_create().unwrap());
+    let at = Instant::from_millis(5);
+    let mut id = w.ns_mut(a).unwrap().env.timers.arm(at, TimerKey::NeighGc);
+    assert!(w.next_timeout().is_some_and(|t| t <= at));
+    w.run_softirq(10);
+    assert!(w.next_timeout().is_some_and(|t| t <= at));
+    w.set_now(at);
+    w.run_softirq(10);
+    assert_eq!(w.ns(a).unwrap().env.now, at);
+    assert!(!w.ns_mut(a).unwrap().env.timers.cancel(&mut id), "it fired");
+    assert_eq!(w.ns(b).unwrap().env.now, Instant::ZERO, "nothing was due there");
+    w.touch(b);
+    assert_eq!(w.ns(b).unwrap().env.now, at);
+    // A timer that went with its namespace wakes nobody.
+    w.ns_mut(b).unwrap().env.timers.arm(Instant::from_millis(9), TimerKey::NeighGc);
+    w.run_softirq(10);
+    assert!(w.next_timeout().is_some_and(|t| t <= Instant::from_millis(9)));
+    w.ns_destroy(b);
+    assert_eq!(w.next_timeout(), w.ns(a).unwrap().env.timers.next_timeout());
+}

@@ -22,6 +22,8 @@ const HYSTART_LOW_WINDOW: u32 = 16;
 const HYSTART_ACK_DELTA: Duration = Duration::from_millis(2);
 const HYSTART_DELAY_MIN: Duration = Duration::from_millis(4);
 const HYSTART_DELAY_MAX: Duration = Duration::from_millis(16);
+/// So long after the start of an epoch round trips are not taken.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// State of CUBIC.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,6 +129,10 @@ impl Cubic {
     }
 
     pub(super) fn on_rtt(&mut self, w: &mut Cwnd, a: &AckEvent) -> Option<Hystart> {
+        // Right after a recovery the queue is not what it was (cubictcp_acked, 6.18).
+        if self.epoch != Instant::ZERO && a.now - self.epoch < SETTLING {
+            return None;
+        }
         let us = (a.rtt?.as_micros() as u32).max(1);
         if self.delay_min == 0 || us < self.delay_min {
             self.delay_min = us;
@@ -158,8 +164,8 @@ impl Cubic {
                 return Some(Hystart::Train);
             }
         }
+        self.curr_rtt = self.curr_rtt.min(us);
         if self.samples < HYSTART_MIN_SAMPLES {
-            self.curr_rtt = self.curr_rtt.min(us);
             self.samples += 1;
             return None;
         }

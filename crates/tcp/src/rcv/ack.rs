@@ -31,7 +31,7 @@ pub(crate) struct AckRound {
     pub(crate) ece: bool,
     pub(crate) num_dupack: u32,
     pub(crate) prior_una: u64,
-    /// Start of the highest SACKed record before this ACK.
+    /// End of the highest SACKed record before this ACK.
     prior_fack: u64,
     prior_delivered: u32,
     prior_lost: u32,
@@ -354,11 +354,7 @@ impl Tcb {
 
     /// The window was in use, so that a larger one would have been used too (`tcp_is_cwnd_limited`).
     fn is_cwnd_limited(&self) -> bool {
-        if self.w.in_slow_start() {
-            self.w.cwnd < 2 * self.rec.max_packets_out
-        } else {
-            self.rec.cwnd_limited
-        }
+        self.rec.cwnd_limited || (self.w.in_slow_start() && self.w.cwnd < 2 * self.rec.max_packets_out)
     }
 
     /// RFC 8985 §7.4: what the ACK says about the outstanding loss probe.
@@ -392,7 +388,7 @@ impl Tcb {
     }
 
     pub(crate) fn check_sack_reordering(&mut self, cx: &mut Cx<'_>, low: u64, ts: bool) {
-        let fack = self.rec.high_sacked;
+        let fack = if self.rec.sacked_out > 0 { self.rec.high_sacked } else { self.snd.una };
         if fack <= low {
             return;
         }
@@ -438,7 +434,7 @@ impl Tcb {
             }
         }
         if dup && n > 0 && list[0].0 >= ack {
-            self.tag_dup(list[0].0, list[0].1, a);
+            self.tag_dup(list[0], a);
         }
         let mut cache = [(0, 0); 4];
         for (to, from) in
@@ -447,10 +443,7 @@ impl Tcb {
             *to = *from;
         }
         self.rec.sack_cache = cache;
-        if a.is(DATA_SACKED)
-            && (self.rec.state != CaState::Loss || self.rec.undo_marker != 0)
-            && a.reord < self.rec.high_sacked
-        {
+        if self.rec.state != CaState::Loss || self.rec.undo_marker != 0 {
             self.check_sack_reordering(cx, a.reord, false);
         }
     }
@@ -465,19 +458,30 @@ impl Tcb {
         } else {
             return false;
         }
-        a.flag |= DSACKING;
         let undo = self.rec.undo_marker;
         if end <= start || end > self.snd.nxt || start < self.snd.iss {
             cx.inc(Mib::TcpExtTCPDSACKIgnoredDubious);
+            a.flag |= DSACKING;
             return true;
         }
         let segs = ((end - start).div_ceil(u64::from(self.snd.mss.max(1)))) as u32;
-        self.stats.dsack_dups += segs;
-        cx.mib.add(Mib::TcpExtTCPDSACKRecvSegs, u64::from(segs));
-        if self.rec.tlp_high_seq != 0 && self.rec.tlp_retrans && end == self.rec.tlp_high_seq {
+        if segs == 1 && self.rec.tlp_high_seq == end {
             a.flag |= DSACK_TLP;
         }
-        self.rec.rack.dsack_seen = true;
+        self.stats.dsack_dups += segs;
+        // More duplicates than were sent again: the network made them, they say nothing about our patience.
+        if self.stats.dsack_dups > self.stats.total_retrans || end - start > u64::from(self.snd.max_wnd) {
+            cx.inc(Mib::TcpExtTCPDSACKIgnoredDubious);
+            return false;
+        }
+        a.flag |= DSACKING;
+        cx.mib.add(Mib::TcpExtTCPDSACKRecvSegs, u64::from(segs));
+        // Without reordering, and for a probe (its timer is not RACK's), patience is not the cure (tcp_dsack_seen, 6.18).
+        if self.stats.reord_seen > 0 && !a.is(DSACK_TLP) {
+            self.rec.rack.dsack_seen = true;
+        }
+        // The needless copy was delivered too.
+        self.rec.delivered = self.rec.delivered.wrapping_add(segs);
         // Each duplicate tells of a retransmission that was not needed.
         if undo != 0 && self.rec.undo_retrans > 0 && end <= a.prior_una && end > undo {
             self.rec.undo_retrans = (self.rec.undo_retrans - segs as i32).max(0);
@@ -490,59 +494,80 @@ impl Tcb {
     }
 
     /// A D-SACK inside the window: a retransmission that was not needed has arrived.
-    fn tag_dup(&mut self, start: u64, end: u64, a: &mut AckRound) {
-        let mut i = self.txq.find(start);
-        while let Some(s) = self.txq.get_mut(i) {
-            if s.seq >= end {
+    fn tag_dup(&mut self, block: (u64, u64), a: &mut AckRound) {
+        let mut i = self.txq.find(block.0);
+        while let Some(s) = self.txq.get(i) {
+            if s.seq >= block.1 {
                 break;
             }
-            if s.is(RETRANS) && s.seq >= start && s.end <= end {
-                let n = u32::from(s.pcount);
-                if self.rec.undo_marker != 0 && self.rec.undo_retrans > 0 && s.end > self.rec.undo_marker {
-                    self.rec.undo_retrans = (self.rec.undo_retrans - n as i32).max(0);
-                }
-                s.flags &= !RETRANS;
-                self.rec.retrans_out = self.rec.retrans_out.saturating_sub(n);
-                if s.is(SACKED) {
-                    a.reord = a.reord.min(s.seq);
+            if s.is(RETRANS | EVER_RETRANS) {
+                match self.fit_to_block(i, block) {
+                    Some(true) => self.dup_one(i, a),
+                    Some(false) => {}
+                    None => break,
                 }
             }
             i += 1;
         }
     }
 
+    fn dup_one(&mut self, i: usize, a: &mut AckRound) {
+        let Some(s) = self.txq.get_mut(i) else { return };
+        let (n, rec) = (u32::from(s.pcount), &mut self.rec);
+        if rec.undo_marker != 0 && rec.undo_retrans > 0 && s.end > rec.undo_marker {
+            rec.undo_retrans = (rec.undo_retrans - n as i32).max(0);
+        }
+        if s.is(SACKED) {
+            a.reord = a.reord.min(s.seq);
+        }
+        if s.is(RETRANS) {
+            s.flags &= !RETRANS;
+            rec.retrans_out = rec.retrans_out.saturating_sub(n);
+        }
+    }
+
+    /// Splits record `i` at the ends of a SACK block; only whole segments count. `Some(true)`: the record is inside
+    /// now. `Some(false)`: the next one may be. `None`: nothing more is.
+    fn fit_to_block(&mut self, i: usize, (start, end): (u64, u64)) -> Option<bool> {
+        let s = self.txq.get(i).copied()?;
+        let mss = u64::from(s.mss.max(1));
+        if s.seq < start {
+            let at = s.seq + (start - s.seq).div_ceil(mss) * mss;
+            if at < s.end {
+                self.split_tx(i, at);
+            }
+            return Some(false);
+        }
+        if s.end > end {
+            let whole = (end - s.seq) / mss * mss;
+            if whole == 0 {
+                return None;
+            }
+            self.split_tx(i, s.seq + whole);
+        }
+        Some(true)
+    }
+
     /// Marks `start..end` as held by the receiver. Records are split at segment boundaries where needed.
     fn tag_range(&mut self, cx: &mut Cx<'_>, start: u64, end: u64, a: &mut AckRound) {
         let mut i = self.txq.find(start);
-        while let Some(s) = self.txq.get(i).copied() {
+        while let Some(s) = self.txq.get(i) {
             if s.seq >= end {
                 break;
             }
-            if s.is(SACKED) {
-                i += 1;
-                continue;
-            }
-            let mss = u64::from(s.mss.max(1));
-            if s.seq < start {
-                // Only whole segments count: round the start up.
-                let at = s.seq + (start - s.seq).div_ceil(mss) * mss;
-                if at < s.end {
-                    self.split_tx(i, at);
+            if !s.is(SACKED) {
+                match self.fit_to_block(i, (start, end)) {
+                    Some(true) => {
+                        self.tag_one(cx, i, a);
+                        let (at, merged) = self.txq.merge_sacked(i);
+                        cx.mib.add(Mib::TcpExtTCPSackMerged, merged);
+                        i = at;
+                    }
+                    Some(false) => {}
+                    None => break,
                 }
-                i += 1;
-                continue;
             }
-            if s.end > end {
-                let whole = (end - s.seq) / mss * mss;
-                if whole == 0 {
-                    break;
-                }
-                self.split_tx(i, s.seq + whole);
-            }
-            self.tag_one(cx, i, a);
-            let (at, merged) = self.txq.merge_sacked(i);
-            cx.mib.add(Mib::TcpExtTCPSackMerged, merged);
-            i = at + 1;
+            i += 1;
         }
     }
 
@@ -579,7 +604,7 @@ impl Tcb {
         a.flag |= DATA_SACKED;
         r.sacked_out += n;
         r.delivered = r.delivered.wrapping_add(n);
-        r.high_sacked = r.high_sacked.max(s.seq);
+        r.high_sacked = r.high_sacked.max(s.end);
         Self::rate_delivered(a, s);
     }
 

@@ -5,10 +5,10 @@ use core::time::Duration;
 use ferronet_core::time::Instant;
 
 use crate::recovery::CaState;
-use crate::sack::{RETRANS, TxSeg};
+use crate::sack::{EVER_RETRANS, RETRANS, TxSeg};
 use crate::segment::Cx;
 use crate::state::Tcb;
-use crate::timers::Rtx;
+use crate::timers::{Rtx, TIMEOUT_MIN, in_ticks};
 
 /// State of RACK.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +44,13 @@ impl Default for Rack {
 /// `tcp_recovery` bits.
 const STATIC_REO_WND: u8 = 2;
 const NO_DUPTHRESH: u8 = 4;
-/// Slack of the reordering timer (one tick of Linux at 1000 Hz).
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl Rack {
     /// RFC 8985 §6.2 step 2: notes a delivered segment.
     pub(crate) fn advance(&mut self, s: &TxSeg, now: Instant, min_rtt_us: u32) {
         let rtt = ((now - s.tx).as_micros().min(u128::from(u32::MAX)) as u32).max(1);
         // An ACK of a retransmission that is faster than the path was for the original.
-        if rtt < min_rtt_us && s.is(RETRANS) {
+        if rtt < min_rtt_us && s.is(RETRANS | EVER_RETRANS) {
             return;
         }
         self.advanced = true;
@@ -100,7 +98,13 @@ impl Tcb {
             Tcb::mark_lost(rec, cx, s);
             true
         });
-        wait
+        // Until the last of them is due, as tcp_rack_detect_loss (6.18): ACKs that come before look at each.
+        let last = wait.and_then(|_| self.txq.youngest_before(rack.xmit_ts, rack.end_seq));
+        wait.max(last.map(|tx| (tx + patience) - cx.now))
+    }
+
+    fn set_reo_timer(&mut self, cx: &Cx<'_>, wait: Duration) {
+        self.timers.set_rtx(Rtx::Reo, cx.now + in_ticks(wait + TIMEOUT_MIN));
     }
 
     pub(crate) fn rack_mark_lost(&mut self, cx: &mut Cx<'_>) {
@@ -109,7 +113,7 @@ impl Tcb {
         }
         self.rec.rack.advanced = false;
         if let Some(wait) = self.rack_detect_loss(cx) {
-            self.timers.set_rtx(Rtx::Reo, cx.now + wait + MIN_TIMEOUT);
+            self.set_reo_timer(cx, wait);
         }
     }
 
@@ -129,7 +133,7 @@ impl Tcb {
             }
         }
         match wait {
-            Some(w) => self.timers.set_rtx(Rtx::Reo, cx.now + w + MIN_TIMEOUT),
+            Some(w) => self.set_reo_timer(cx, w),
             None => self.rearm_rto(cx),
         }
     }

@@ -427,8 +427,10 @@ fn tail_loss_probe() {
     let mut s = established(SockOpts::default());
     assert_eq!(s.write(3000), Ok(3000));
     recv!(s, Data, F::ACK | F::PSH, 1, 1, 3000);
-    s.after(22);
-    // 2 SRTT + 2 ms: the last segment again.
+    s.after(25);
+    silent!(s);
+    s.after(1);
+    // 2 SRTT + 2 ms, in ticks of 4 ms and half of one: the last segment again.
     recv!(s, Retrans, F::ACK | F::PSH, 2001, 1, 1000);
     assert_eq!(s.mib(Mib::TcpExtTCPLossProbes), 1);
     s.env.now += Duration::from_millis(10);
@@ -843,4 +845,26 @@ fn overtaken_acks_are_no_dsack() {
     send!(s, F::ACK, 1, 1, sack: vec![(1001, 3001)]).expect("old but fine");
     assert_eq!(s.mib(Mib::TcpExtTCPDSACKRecv) + s.mib(Mib::TcpExtTCPSACKDiscard), 0);
     assert_eq!(s.t.ca_state(), CaState::Open);
+}
+
+/// RFC 2883 §4: segments are sent again by the dozen, and D-SACKs tell of each that was not needed.
+#[test]
+fn a_dsack_counts_for_a_part_of_a_retransmission() {
+    let mut s = established(SockOpts::default());
+    assert_eq!(s.write(10_000), Ok(10_000));
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    s.env.now += Duration::from_millis(10);
+    send!(s, F::ACK, 1, 1, sack: vec![(7001, 10_001)]).expect("taken");
+    recv!(s, Retrans, F::ACK, 1, 1, 3000);
+    silent!(s);
+    // The first copies of two of them were only late.
+    s.env.now += Duration::from_millis(1);
+    send!(s, F::ACK, 1, 1, sack: vec![(1001, 3001), (7001, 10_001)]).expect("taken");
+    while s.next().is_some() {}
+    let before = s.t.rec.undo_retrans;
+    for (a, b, left) in [(1001, 2001, 1), (2001, 3001, 2)] {
+        send!(s, F::ACK, 1, 1, sack: vec![(a, b), (1001, 3001), (7001, 10_001)]).expect("taken");
+        assert_eq!(s.t.rec.undo_retrans, before - left, "one of the copies was not needed");
+    }
+    assert_eq!(s.mib(Mib::TcpExtTCPDSACKOfoRecv), 2);
 }
