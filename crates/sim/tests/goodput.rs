@@ -9,8 +9,7 @@ use ferronet_stack::dev::netem::Params;
 fn run(seed: u64, reorder_ppm: u32) -> Outcome {
     let p =
         Params { delay: Duration::from_millis(10), rate_bps: 50_000_000, reorder_ppm, ..Params::default() };
-    let setup =
-        Setup { bytes: [6 << 20, 0], link: [p, p], limit: Duration::from_secs(600), chunk: 16 << 10 };
+    let setup = Setup { bytes: [6 << 20, 0], link: [p, p], limit: Duration::from_secs(600), chunk: 16 << 10 };
     transfer(seed, &setup).unwrap_or_else(|e| panic!("{e}"))
 }
 
