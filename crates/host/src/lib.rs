@@ -22,6 +22,7 @@ mod obj;
 mod os;
 mod poller;
 mod queues;
+mod ring;
 mod sandbox;
 mod seccomp;
 mod session;
@@ -30,6 +31,7 @@ mod stream;
 mod supervisor;
 mod sys;
 mod task;
+mod tracee;
 
 pub use dev::Tap;
 pub use error::{HostError, Result};

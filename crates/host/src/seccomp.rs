@@ -103,8 +103,8 @@ const I386_NET: &[u32] =
 fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     let mut a = Asm::default();
     let (native, allow, notify, enosys) = (a.label(), a.label(), a.label(), a.label());
-    let (by_fd, socket, ioctl, fcntl, sendto, fstat, statx) =
-        (a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label());
+    let (by_fd, socket, ioctl, fcntl, sendto, fstat, statx, mmap) =
+        (a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label());
     a.load(ARCH);
     a.jeq(NATIVE, native);
     foreign(&mut a, enosys);
@@ -127,6 +127,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     on(&mut a, libc::SYS_fcntl, fcntl);
     on(&mut a, libc::SYS_newfstatat, fstat);
     on(&mut a, libc::SYS_statx, statx);
+    on(&mut a, libc::SYS_mmap, mmap);
     for nr in ALWAYS {
         on(&mut a, *nr, notify);
     }
@@ -142,6 +143,15 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     }
     a.place(by_fd);
     fd_check(&mut a, fd_base, allow, notify);
+
+    // Shared mappings of our descriptors: packet rings. The one call in here that is frequent otherwise.
+    a.place(mmap);
+    a.load(arg_lo(3));
+    a.jset(libc::MAP_ANONYMOUS as u32, allow);
+    a.load(arg_lo(4));
+    a.jge(0x8000_0000, allow);
+    a.jge(fd_base, notify);
+    a.ret(ALLOW);
 
     a.place(socket);
     a.load(arg_lo(0));
@@ -321,6 +331,11 @@ pub(crate) enum Slot {
     At(u32),
 }
 
+/// Puts a copy of `fd` into the program at the lowest free number, close-on-exec; the call goes on waiting.
+pub(crate) fn give(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> io::Result<u32> {
+    add(listener, id, fd, (0, 0), true)
+}
+
 /// Puts a copy of `fd` into the program and answers the call with its number, atomically.
 /// Errors: EMFILE or EBADF from the program's RLIMIT_NOFILE, ENOENT when the call was cancelled.
 pub(crate) fn inject(
@@ -334,9 +349,19 @@ pub(crate) fn inject(
         Slot::Lowest => (0, 0),
         Slot::At(n) => (libc::SECCOMP_ADDFD_FLAG_SETFD, n),
     };
+    add(listener, id, fd, ((set | libc::SECCOMP_ADDFD_FLAG_SEND) as u32, newfd), cloexec)
+}
+
+fn add(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    (flags, newfd): (u32, u32),
+    cloexec: bool,
+) -> io::Result<u32> {
     let add = libc::seccomp_notif_addfd {
         id,
-        flags: (set | libc::SECCOMP_ADDFD_FLAG_SEND) as u32,
+        flags,
         srcfd: fd.as_raw_fd() as u32,
         newfd,
         newfd_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },

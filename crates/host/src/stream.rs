@@ -279,6 +279,7 @@ impl Supervisor {
     /// Closes everything of an object.
     pub(crate) fn forget(&mut self, key: Key) {
         self.drop_waiters(key);
+        self.rings.remove(&key);
         // Closing our end, the only copy, ends its epoll registration.
         let Some(o) = self.objects.remove(key) else { return };
         if let crate::obj::Body::Stream(_, st) = &o.body {

@@ -90,6 +90,8 @@ pub(crate) struct Supervisor {
     events: Vec<(Token, u32)>,
     ready: Vec<(SockId, Ready)>,
     pub(crate) bufs: crate::bufs::Bufs,
+    /// Receive rings of packet sockets.
+    pub(crate) rings: crate::ring::Rings,
 }
 
 impl Supervisor {
@@ -124,6 +126,7 @@ impl Supervisor {
             events: Vec::new(),
             ready: Vec::new(),
             bufs: crate::bufs::Bufs::default(),
+            rings: crate::ring::Rings::default(),
         })
     }
 
@@ -183,6 +186,7 @@ impl Supervisor {
         self.events = events;
         self.expire();
         self.settle();
+        self.ring_timers();
         Ok(())
     }
 
@@ -192,10 +196,7 @@ impl Supervisor {
         }
         let stack = self.kernel.next_timeout().map(|t| t.0);
         let call = self.deadlines.first().map(|d| d.0);
-        let at = match (stack, call) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let at = stack.into_iter().chain(call).chain(self.ring_deadline()).min();
         let now = os::monotonic_ns();
         match (at.map(|t| t.saturating_sub(now)), max) {
             (Some(a), Some(b)) => Some(a.min(b)),

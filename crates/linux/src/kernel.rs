@@ -4,6 +4,8 @@ use bitflags::bitflags;
 use bytes::Bytes;
 use ferronet_core::{Errno, IfIndex, Instant, NsId, Packet};
 use ferronet_stack::World;
+use ferronet_stack::sock::Proto;
+use ferronet_stack::sock::packet::RxRing;
 use slotmap::{SlotMap, new_key_type};
 use std::collections::BTreeMap;
 
@@ -104,6 +106,10 @@ pub struct Received {
     pub control: Vec<u8>,
     /// `MSG_*` of the result.
     pub flags: i32,
+    /// Arrival, nanoseconds since 1970; 0 when it is not known.
+    pub stamp: u64,
+    /// `struct tpacket_auxdata` of a frame, for rings.
+    pub aux: [u8; 20],
 }
 
 /// Devices whose other end is in the host.
@@ -222,6 +228,16 @@ impl Kernel {
     #[must_use]
     pub fn sock_info(&self, s: SockId) -> Option<(i32, i32, i32)> {
         self.files.get(s).map(|f| (f.family, f.ty, f.proto))
+    }
+
+    /// The receive ring that a packet socket asked for (`PACKET_RX_RING`).
+    #[must_use]
+    pub fn packet_ring(&self, s: SockId) -> Option<RxRing> {
+        let (ns, key) = self.inet_ref(s).ok()?;
+        match &ns.socks.socks.get(key)?.proto {
+            Proto::Packet(p) => p.ring,
+            Proto::Tcp(_) | Proto::Udp(_) | Proto::Raw(_) | Proto::Ping(_) => None,
+        }
     }
 
     /// Moves time forward.

@@ -279,6 +279,10 @@ impl Supervisor {
             self.message_push(key);
             return;
         }
+        if self.rings.contains_key(&key) {
+            self.ring_ready(key);
+            return;
+        }
         self.wake(key, true);
         if r.intersects(Ready::IN | Ready::ERR | Ready::HUP | Ready::RDHUP) {
             self.add_message_token(key);
@@ -286,12 +290,15 @@ impl Supervisor {
     }
 
     fn readable(&mut self, key: Key) -> bool {
+        if let Some(r) = self.ring_readable(key) {
+            return r;
+        }
         let Some((sock, m, _)) = self.objects.message(key) else { return false };
         m.stash.is_some() || self.kernel.poll(sock).intersects(Ready::IN | Ready::ERR | Ready::RDHUP)
     }
 
     /// One more token if there is something to receive.
-    fn add_message_token(&mut self, key: Key) {
+    pub(crate) fn add_message_token(&mut self, key: Key) {
         if !self.readable(key) {
             return;
         }

@@ -33,6 +33,12 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
+    /// An object at the descriptor where it was put; whether it still is there is seen when it is used.
+    pub(crate) fn at_home(s: &Supervisor, key: Key) -> Option<Self> {
+        let (tid, fd) = s.objects.get(key)?.owner;
+        Some(Self { key, tid, fd: fd as i32, theirs: std::cell::OnceCell::new() })
+    }
+
     /// A copy of the program's descriptor.
     pub(crate) fn theirs(&self, s: &mut Supervisor) -> Option<BorrowedFd<'_>> {
         let get = || {
@@ -68,6 +74,7 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
             Answer::Continue
         }
         libc::SYS_ioctl => ioctl::ioctl(s, call),
+        libc::SYS_mmap => crate::ring::mmap(s, call),
         _ => match ours(s, call) {
             Some(o) => on_object(s, call, o),
             None => Answer::Continue,
@@ -77,7 +84,12 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
 
 /// The object behind the call's first argument; `None` when it is not one of ours (or no descriptor at all).
 pub(crate) fn ours(s: &mut Supervisor, call: &Call) -> Option<Ours> {
-    let (tid, fd) = (call.n.tid, call.n.int(0));
+    ours_at(s, call, call.n.int(0))
+}
+
+/// As `ours`, for descriptor `fd`.
+pub(crate) fn ours_at(s: &mut Supervisor, call: &Call, fd: i32) -> Option<Ours> {
+    let tid = call.n.tid;
     let high = fd >= FD_BASE as i32;
     let known = call.parked.or_else(|| if high { s.known_fd(tid, fd) } else { None });
     if let Some(key) = known {

@@ -1,6 +1,9 @@
 //! getsockopt and setsockopt.
 
+use ferronet_core::Errno;
 use ferronet_linux::SockId;
+
+use ferronet_linux::socket::tpacket;
 
 use crate::mem;
 use crate::obj::Phase;
@@ -10,6 +13,9 @@ use crate::sys::Ours;
 
 /// Largest option value that is read.
 const MAX: usize = 65536;
+/// PACKET_RX_RING and PACKET_HDRLEN.
+const PACKET_RX_RING: i32 = 5;
+const PACKET_HDRLEN: i32 = 11;
 /// SO_RCVTIMEO_NEW and SO_SNDTIMEO_NEW.
 const TIMEO_NEW: [i32; 2] = [66, 67];
 
@@ -36,6 +42,11 @@ pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock:
     };
     if let Err(e) = r {
         return e.into();
+    }
+    if (level, name) == (libc::SOL_PACKET, PACKET_RX_RING)
+        && let Err(e) = s.ring_changed(o.key, sock)
+    {
+        return Answer::Err(e);
     }
     let native = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT];
     // Reads and writes of streams run natively on the pair; these options must hold there.
@@ -73,7 +84,13 @@ pub(crate) fn get(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> An
         Ok(Err(_)) => return Answer::Err(libc::EINVAL),
         Err(e) => return Answer::Err(e),
     };
-    let mut val = match s.kernel.getsockopt(sock, call.n.int(1), call.n.int(2), len) {
+    let (level, name) = (call.n.int(1), call.n.int(2));
+    let got = if (level, name) == (libc::SOL_PACKET, PACKET_HDRLEN) && is_packet(s, sock) {
+        hdrlen(tid, call.n.ptr(3), len)
+    } else {
+        s.kernel.getsockopt(sock, level, name, len)
+    };
+    let mut val = match got {
         Ok(v) => v,
         Err(e) => return e.into(),
     };
@@ -82,4 +99,17 @@ pub(crate) fn get(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> An
         Ok(()) => Answer::Ret(0),
         Err(e) => Answer::Err(e),
     }
+}
+
+fn is_packet(s: &Supervisor, sock: SockId) -> bool {
+    s.kernel.sock_info(sock).is_some_and(|(family, ..)| family == libc::AF_PACKET)
+}
+
+/// PACKET_HDRLEN, the option whose value is also a question: which version's header?
+fn hdrlen(tid: u32, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    if len < 4 {
+        return Err(Errno::EINVAL);
+    }
+    let version = mem::read_val::<i32>(tid, at).map_err(|_| Errno::EFAULT)?;
+    tpacket::hdrlen(version).map(|n| (n as i32).to_ne_bytes().to_vec())
 }

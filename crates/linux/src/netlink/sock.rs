@@ -374,7 +374,7 @@ impl NetlinkSock {
             flags |= msg::CTRUNC;
         }
         let mut out =
-            Received { data: Vec::new(), len: s.data.len(), name: sockaddr(s.portid, mask), control, flags };
+            Received { data: Vec::new(), len: s.data.len(), name: sockaddr(s.portid, mask), control, flags, ..Received::default() };
         if peek {
             out.data = s.data.get(..n).unwrap_or_default().to_vec();
         } else if let Some(mut s) = self.queue.pop_front() {

@@ -267,8 +267,10 @@ impl Kernel {
             out.data = data;
             let mut w = cmsg::Writer::new(r.control_len);
             cmsg::sock_recv(&mut w, c, p, stamp, drops);
+            out.stamp = stamp;
             if let Some(l) = &ll {
                 out.name.clone_from(&l.name);
+                out.aux = l.aux;
                 out.len = l.full as usize;
                 if l.auxdata {
                     w.put(cmsg::SOL_PACKET, 8, &l.aux);
@@ -399,5 +401,5 @@ fn recv_error(ns: &mut Namespace, key: SockKey, family: i32, r: RecvReq) -> Resu
     data.truncate(r.len);
     let cut = if len > data.len() { MSG_TRUNC } else { 0 };
     let name = addr::print(family, e.dest.0, e.dest.1, e.dev);
-    Ok(Received { data, len, name, control, flags: flags | cut | MSG_ERRQUEUE })
+    Ok(Received { data, len, name, control, flags: flags | cut | MSG_ERRQUEUE, ..Received::default() })
 }

@@ -7,6 +7,7 @@ pub(crate) mod addr;
 mod cmsg;
 mod ioctl;
 mod message;
+pub mod tpacket;
 pub(crate) mod opts;
 
 use bytes::Bytes;

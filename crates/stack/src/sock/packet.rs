@@ -36,8 +36,12 @@ pub struct PacketSock {
     pub origdev: bool,
     /// `PACKET_IGNORE_OUTGOING`.
     pub ignore_outgoing: bool,
-    /// `PACKET_VERSION`.
+    /// `PACKET_VERSION`: 0 is TPACKET_V1.
     pub version: i32,
+    /// `PACKET_RESERVE`: bytes left free before the link header of each frame in a ring.
+    pub reserve: u32,
+    /// `PACKET_RX_RING`: frames go to shared memory. The edge owns that memory and moves them there.
+    pub ring: Option<RxRing>,
     /// `PACKET_ADD_MEMBERSHIP`: device, type, address.
     memberships: Vec<PacketMreq>,
 }
@@ -53,6 +57,27 @@ impl PacketSock {
     pub fn is_running(&self) -> bool {
         self.running
     }
+}
+
+/// A receive ring in memory shared with the program (`struct tpacket_req3`), checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RxRing {
+    /// 0, 1, 2: TPACKET_V1 to V3.
+    pub version: i32,
+    /// Without link headers (`SOCK_DGRAM`).
+    pub dgram: bool,
+    /// `PACKET_RESERVE`, bytes.
+    pub reserve: u32,
+    /// Bytes of a block, a multiple of the page size.
+    pub block_size: u32,
+    /// Blocks.
+    pub block_nr: u32,
+    /// Bytes of a frame (V1, V2).
+    pub frame_size: u32,
+    /// V3: a block that holds frames is handed over at the latest after this many milliseconds.
+    pub retire_ms: u32,
+    /// V3: bytes of each block that are the program's own.
+    pub private: u32,
 }
 
 /// `struct packet_mreq`.

@@ -8,6 +8,8 @@ use ferronet_stack::sock::{Proto, SockKey};
 use ferronet_stack::udp;
 use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 
+use crate::socket::tpacket;
+
 use super::{SOL_ICMPV6, SOL_RAW, Who, int, to_int, u32_at, udp_mut};
 
 /// `SOL_UDP`, get.
@@ -134,21 +136,27 @@ pub(super) fn get_packet(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8
     Ok(match name {
         6 => {
             let (packets, drops) = core::mem::take(&mut p.stats);
-            [packets.saturating_add(drops).to_ne_bytes(), drops.to_ne_bytes()].concat()
+            let mut v = [packets.saturating_add(drops).to_ne_bytes(), drops.to_ne_bytes()].concat();
+            if p.version == 2 {
+                // struct tpacket_stats_v3: how often the queue froze; ours never does.
+                v.extend_from_slice(&[0; 4]);
+            }
+            v
         }
         8 => int(i32::from(p.auxdata)),
         9 => int(i32::from(p.origdev)),
         10 => int(p.version),
-        // struct tpacket_hdr, tpacket2_hdr, tpacket3_hdr with their sockaddr_ll.
+        // PACKET_HDRLEN asks with a value, which the edge reads: `tpacket::hdrlen`.
         11 => return Err(Errno::EINVAL),
-        7 | 12 | 14 | 15 | 17 | 18 | 19 | 20 | 24 => int(0),
+        12 => p.reserve.to_ne_bytes().to_vec(),
+        7 | 14 | 15 | 17 | 18 | 19 | 20 | 24 => int(0),
         21 => return Err(Errno::EINVAL),
         23 => int(i32::from(p.ignore_outgoing)),
         _ => return Err(Errno::ENOPROTOOPT),
     })
 }
 
-/// `SOL_PACKET`, set. Rings in shared memory are refused, so that programs read frame by frame.
+/// `SOL_PACKET`, set. Rings to send from are refused, so that programs send frame by frame.
 pub(super) fn set_packet(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     if let 1 | 2 = name {
         let addr = val.get(8..16).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
@@ -168,11 +176,15 @@ pub(super) fn set_packet(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> R
     if let 6 | 11 | 21 = name {
         return Err(Errno::ENOPROTOOPT);
     }
-    let v = to_int(val)?;
     let p = packet_mut(ns, w.key)?;
+    if name == 5 {
+        return tpacket::set_rx_ring(p, val);
+    }
+    let v = to_int(val)?;
     match name {
-        12 if v < 0 => return Err(Errno::EINVAL),
-        7 | 12 | 14 | 17 | 19 | 20 => {}
+        10 | 12 if p.ring.is_some() => return Err(Errno::EBUSY),
+        12 => p.reserve = u32::try_from(v).map_err(|_| Errno::EINVAL)?,
+        7 | 14 | 17 | 19 | 20 => {}
         15 | 24 if v == 0 => {}
         15 | 22 | 24 => return Err(Errno::EINVAL),
         8 => p.auxdata = v != 0,
@@ -181,7 +193,7 @@ pub(super) fn set_packet(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> R
         10 => p.version = v,
         23 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
         23 => p.ignore_outgoing = v != 0,
-        5 | 13 | 18 => return Err(Errno::EINVAL),
+        13 | 18 => return Err(Errno::EINVAL),
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())

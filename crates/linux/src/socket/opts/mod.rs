@@ -58,7 +58,7 @@ fn int_or_byte(val: &[u8]) -> i32 {
 }
 
 /// Two 32-bit words.
-fn u32_at(val: &[u8], at: usize) -> Result<u32, Errno> {
+pub(super) fn u32_at(val: &[u8], at: usize) -> Result<u32, Errno> {
     val.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).ok_or(Errno::EINVAL)
 }
 
