@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ss", "iproute2"),
+    ("arping", "iputils-arping"),
     ("ping", "iputils-ping"),
     ("tracepath", "iputils-tracepath"),
     ("nft", "nftables"),

@@ -143,6 +143,17 @@ impl Env {
         }
     }
 
+    /// Records a stage, if there is a name for it, and what follows at once; one branch for both.
+    #[inline]
+    pub fn trace_stage(&mut self, p: &Packet, stage: impl FnOnce() -> Option<&'static str>, step: Step) {
+        if self.trace.enabled() && p.meta().trace != 0 {
+            if let Some(name) = stage() {
+                self.record(p, Step::Stage(name));
+            }
+            self.record(p, step);
+        }
+    }
+
     #[cold]
     fn record(&mut self, p: &Packet, step: Step) {
         let m = p.meta();

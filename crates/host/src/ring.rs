@@ -162,7 +162,7 @@ impl Ring {
     fn push_block(&mut self, r: Received, now: u64) -> Option<Received> {
         let size = self.spec.block_size as usize;
         let first = BLOCK_HDR + (self.spec.private as usize).next_multiple_of(8);
-        let Some(f) = tpacket::frame(&self.spec, &r, size - first) else { return None };
+        let f = tpacket::frame(&self.spec, &r, size - first)?;
         let need = (f.data_at + f.snaplen).next_multiple_of(8);
         if self.open.as_ref().is_some_and(|o| o.used + need > size) {
             self.retire(0);
@@ -174,8 +174,8 @@ impl Ring {
             }
             self.blocks += 1;
             let [sec, nsec] = stamp(&r);
-            // struct tpacket_block_desc: version, offset of the private part; then, behind the status, the counts and times.
-            self.mem.put(base, &words([3, BLOCK_HDR as u32]));
+            // struct tpacket_block_desc: version (TPACKET_V3 is 2), offset of the private part; then the number and times.
+            self.mem.put(base, &words([2, BLOCK_HDR as u32]));
             self.mem.put(base + 24, &self.blocks.to_ne_bytes());
             self.mem.put(base + 32, &words([sec, nsec]));
             let deadline = now + u64::from(self.spec.retire_ms) * 1_000_000;
@@ -221,7 +221,11 @@ pub(crate) fn mmap(s: &mut Supervisor, call: &Call) -> Answer {
     let fd = call.n.int(4);
     // What is no ring of ours the kernel refuses itself.
     let Some(o) = sys::ours_at(s, call, fd) else { return Answer::Continue };
-    let Some(r) = s.rings.get(&o.key) else { return Answer::Continue };
+    let Some(r) = s.rings.get(&o.key) else {
+        let sock = s.objects.message(o.key).map(|(sock, ..)| sock);
+        let packet = sock.and_then(|k| s.kernel.sock_info(k)).is_some_and(|(f, ..)| f == libc::AF_PACKET);
+        return if packet { Answer::Err(libc::EINVAL) } else { Answer::Continue };
+    };
     if call.n.ptr(5) != 0 || call.n.ptr(1) != r.mem.len as u64 {
         return Answer::Err(libc::EINVAL);
     }

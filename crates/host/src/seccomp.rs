@@ -163,18 +163,8 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     a.place(ioctl);
     ioctl_check(&mut a, fd_base, allow, notify);
 
-    // F_DUPFD and F_DUPFD_CLOEXEC on our message sockets.
     a.place(fcntl);
-    a.load(arg_lo(0));
-    a.jge(0x8000_0000, allow);
-    let candidate = a.label();
-    a.jge(fd_base, candidate);
-    a.ret(ALLOW);
-    a.place(candidate);
-    a.load(arg_lo(1));
-    a.jeq(libc::F_DUPFD as u32, notify);
-    a.jeq(libc::F_DUPFD_CLOEXEC as u32, notify);
-    a.ret(ALLOW);
+    fcntl_check(&mut a, fd_base, allow, notify);
 
     // fstat(fd) in disguise (AT_EMPTY_PATH) is never about a path.
     a.place(fstat);
@@ -237,6 +227,20 @@ fn ioctl_check(a: &mut Asm, fd_base: u32, allow: Label, notify: Label) {
     a.ret(ALLOW);
     a.place(outq);
     fd_check(a, fd_base, allow, notify);
+}
+
+/// F_DUPFD and F_DUPFD_CLOEXEC on our message sockets.
+fn fcntl_check(a: &mut Asm, fd_base: u32, allow: Label, notify: Label) {
+    a.load(arg_lo(0));
+    a.jge(0x8000_0000, allow);
+    let candidate = a.label();
+    a.jge(fd_base, candidate);
+    a.ret(ALLOW);
+    a.place(candidate);
+    a.load(arg_lo(1));
+    a.jeq(libc::F_DUPFD as u32, notify);
+    a.jeq(libc::F_DUPFD_CLOEXEC as u32, notify);
+    a.ret(ALLOW);
 }
 
 /// Notify when the descriptor (argument 0, an int) is at or above the base; else allow.

@@ -9,6 +9,6 @@ pub mod netlink;
 pub mod procfs;
 pub mod socket;
 
-pub use ferronet_stack::tcp::EdgeQueues;
 pub use ferronet_stack::sock::packet::RxRing;
+pub use ferronet_stack::tcp::EdgeQueues;
 pub use kernel::{BackendDev, Caller, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId};

@@ -58,6 +58,18 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct PostRouted(());
 
+/// The stage that consists of little more than the hook, so that it needs no mark of its own on the path.
+fn stage_before(pf: Pf, hook: Hook) -> Option<&'static str> {
+    match (pf, hook) {
+        (Pf::Ipv4, Hook::LocalOut) => Some("ip_local_out"),
+        (Pf::Ipv6, Hook::LocalOut) => Some("ip6_local_out"),
+        (Pf::Ipv4, Hook::PostRouting) => Some("ip_output"),
+        (Pf::Ipv6, Hook::PostRouting) => Some("ip6_output"),
+        (Pf::Arp, Hook::LocalOut) => Some("arp_xmit"),
+        _ => None,
+    }
+}
+
 /// A hook function: a pure decision about a packet. Rule sets and conntrack register here.
 pub type HookFn = fn(&mut Env, &mut Packet, Pf, Hook) -> Verdict;
 
@@ -78,7 +90,7 @@ impl Netfilter {
     #[inline]
     #[must_use]
     pub fn nf_hook(&mut self, env: &mut Env, p: Packet, pf: Pf, hook: Hook) -> Option<Packet> {
-        env.trace(&p, ferronet_core::trace::Step::Hook(hook.name()));
+        env.trace_stage(&p, || stage_before(pf, hook), ferronet_core::trace::Step::Hook(hook.name()));
         if self.entries.is_empty() { Some(p) } else { self.nf_hook_slow(env, p, pf, hook) }
     }
 

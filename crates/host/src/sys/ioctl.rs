@@ -12,6 +12,7 @@ use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::ours;
 
 const SIOCGIFCONF: u32 = 0x8912;
+const SIOCETHTOOL: u32 = 0x8946;
 /// Answers larger than this are not asked for (SIOCGIFCONF of 1,600 interfaces).
 const MAX: usize = 64 << 10;
 
@@ -35,12 +36,19 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call) -> Answer {
     if cmd == SIOCGIFCONF {
         return ifconf(s, call, sock);
     }
-    let (tid, at) = (call.n.tid, call.n.ptr(2));
+    let (tid, mut at) = (call.n.tid, call.n.ptr(2));
     let len = Kernel::ioctl_arg_len(cmd);
-    let arg = match mem::read_vec(tid, at, len) {
+    let mut arg = match mem::read_vec(tid, at, len) {
         Ok(a) => a,
         Err(e) => return Answer::Err(e),
     };
+    if cmd == SIOCETHTOOL {
+        // ifr_data: a structure that begins with the command.
+        at = arg.get(16..24).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+        if let Err(e) = mem::append(tid, at, 8, &mut arg) {
+            return Answer::Err(e);
+        }
+    }
     match s.with_caller(tid, |k, c| k.ioctl(c, sock, cmd, &arg)) {
         Ok(Ok(mut out)) => {
             if let (true, Some(key)) = (cmd == libc::TIOCOUTQ as u32, key) {

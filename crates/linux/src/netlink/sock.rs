@@ -373,8 +373,14 @@ impl NetlinkSock {
         if cut {
             flags |= msg::CTRUNC;
         }
-        let mut out =
-            Received { data: Vec::new(), len: s.data.len(), name: sockaddr(s.portid, mask), control, flags, ..Received::default() };
+        let mut out = Received {
+            data: Vec::new(),
+            len: s.data.len(),
+            name: sockaddr(s.portid, mask),
+            control,
+            flags,
+            ..Received::default()
+        };
         if peek {
             out.data = s.data.get(..n).unwrap_or_default().to_vec();
         } else if let Some(mut s) = self.queue.pop_front() {

@@ -145,12 +145,18 @@ impl Kernel {
                 r.0[..d.name.len().min(15)].copy_from_slice(&d.name.as_bytes()[..d.name.len().min(15)]);
                 Ok(r.0.to_vec())
             }
-            // The rest of the request is behind a pointer; no device here answers any.
+            // The request is behind a pointer, which the edge has followed: struct ethtool_value comes behind the ifreq.
             SIOCETHTOOL => {
+                const ETHTOOL_GLINK: u32 = 10;
                 let r = Ifreq::parse(arg)?;
                 let ns = self.world.ns(ns_id).ok_or(Errno::ENXIO)?;
-                r.device(ns)?;
-                Err(Errno::EOPNOTSUPP)
+                let d = r.device(ns)?;
+                let value = arg.get(IFREQ..IFREQ + 8).ok_or(Errno::EFAULT)?;
+                if value.first_chunk() != Some(&ETHTOOL_GLINK.to_ne_bytes()) {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                let link = u32::from(d.is_up() && d.carrier);
+                Ok([ETHTOOL_GLINK.to_ne_bytes(), link.to_ne_bytes()].concat())
             }
             0x8913..=0x8943 | 0x8970 if is_get(cmd) => {
                 let r = Ifreq::parse(arg)?;

@@ -375,7 +375,8 @@ fn link_facts(ns: &Namespace, ps: &packet::PacketSock, p: &Packet) -> LinkFacts 
     aux[..4].copy_from_slice(&status.to_ne_bytes());
     aux[4..8].copy_from_slice(&full.to_ne_bytes());
     aux[8..12].copy_from_slice(&(p.len() as u32).to_ne_bytes());
-    let net = m.network.saturating_sub(m.mac);
+    // skb_network_offset: 0 where the link header is not given.
+    let net = m.network.saturating_sub(p.pos());
     aux[14..16].copy_from_slice(&net.to_ne_bytes());
     LinkFacts {
         name: print_ll(m.protocol, m.dev, hatype(ns, m.dev), m.pkt_type as u8, mac),

@@ -7,8 +7,8 @@ pub(crate) mod addr;
 mod cmsg;
 mod ioctl;
 mod message;
-pub mod tpacket;
 pub(crate) mod opts;
+pub mod tpacket;
 
 use bytes::Bytes;
 use ferronet_core::Errno;

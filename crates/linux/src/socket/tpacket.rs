@@ -57,10 +57,10 @@ pub(super) fn set_rx_ring(p: &mut PacketSock, val: &[u8]) -> Result<(), Errno> {
     let in_block = block_size.checked_div(frame_size).unwrap_or(0);
     let bad = block_size == 0
         || i32::try_from(block_size).is_err()
-        || block_size % PAGE != 0
+        || !block_size.is_multiple_of(PAGE)
         || (v3 && u64::from(block_size) <= BLOCK_HDR as u64 + u64::from(private) + least)
         || u64::from(frame_size) < least
-        || frame_size as usize % ALIGNMENT != 0
+        || !(frame_size as usize).is_multiple_of(ALIGNMENT)
         || in_block == 0
         || u64::from(in_block) * u64::from(block_nr) != u64::from(frame_nr);
     if bad {
@@ -150,13 +150,14 @@ mod tests {
 
     #[test]
     fn rings_are_checked_as_the_kernel_checks_them() {
-        let mut p = PacketSock { version: 1, ..PacketSock::new(false) };
+        let mut p = PacketSock::new(false);
+        p.version = 1;
         for bad in [
-            [4096, 1, 64, 64],   // smaller than the headers are with 20 reserved bytes
-            [4096, 1, 120, 34],  // not a multiple of 16
-            [4095, 1, 128, 31],  // not pages
-            [4096, 2, 2048, 3],  // not all frames
-            [4096, 1, 8192, 1],  // a frame larger than a block
+            [4096, 1, 64, 64],  // smaller than the headers are with 20 reserved bytes
+            [4096, 1, 120, 34], // not a multiple of 16
+            [4095, 1, 128, 31], // not pages
+            [4096, 2, 2048, 3], // not all frames
+            [4096, 1, 8192, 1], // a frame larger than a block
             [0, 1, 128, 32],
             [0, 0, 0, 1],
         ] {
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn frames_lie_where_the_kernel_puts_them() {
-        let mut p = PacketSock { version: 1, ..PacketSock::new(false) };
+        let mut p = PacketSock::new(false);
+        p.version = 1;
         set_rx_ring(&mut p, &req(&[4096, 1, 256, 16])).unwrap();
         let mut r = Received { data: vec![7; 60], len: 60, name: vec![9; 20], ..Received::default() };
         r.stamp = 5_000_000_007;

@@ -100,7 +100,7 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
         p.meta_mut().pkt_type = PktType::Host;
     }
     p.set_network_header();
-    ns.env.trace(&p, Step::Rx);
+    trace_rx(ns, &p);
     if tapped {
         crate::sock::packet::deliver_taps(ns, &p, PktType::Host);
     }
@@ -118,12 +118,31 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
     }
 }
 
+/// The way begins; what is called next is known by the protocol, so the handlers need no mark of their own.
+#[inline]
+fn trace_rx(ns: &mut Namespace, p: &Packet) {
+    if ns.env.trace.enabled() {
+        ns.env.trace(p, Step::Rx);
+        trace_handler(ns, p);
+    }
+}
+
+#[cold]
+fn trace_handler(ns: &mut Namespace, p: &Packet) {
+    match p.meta().protocol {
+        ETH_P_IP => ns.env.trace(p, Step::Stage("ip_rcv")),
+        ETH_P_IPV6 => ns.env.trace(p, Step::Stage("ipv6_rcv")),
+        _ => {}
+    }
+}
+
 /// A group packet of our own that comes back without having been on a device, at its network header
 /// (`dev_loopback_xmit`): no link header, no device counters.
 fn loopback_rcv(ns: &mut Namespace, mut p: Packet) {
     p.set_network_header();
     let dev = p.meta().dev;
     p.meta_mut().iif = dev;
+    trace_handler(ns, &p);
     match p.meta().protocol {
         ETH_P_IPV6 => ipv6::input::ipv6_rcv(ns, p),
         ETH_P_IP => ipv4::input::ip_rcv(ns, p),

@@ -152,6 +152,7 @@ fn ip_rcv_options(ns: &Namespace, p: &Packet, dev: IfIndex) -> Result<(), DropRe
 
 /// For this host: reassemble, then INPUT (`ip_local_deliver`).
 pub fn ip_local_deliver(ns: &mut Namespace, p: Packet) {
+    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_local_deliver"));
     let fragment = Ipv4Hdr::view(p.network()).is_some_and(Ipv4Hdr::is_fragment);
     let p = if fragment {
         match super::frag::ip_defrag(ns, p) {

@@ -21,6 +21,7 @@ pub fn neigh_output(
     broadcast: bool,
     proof: PostRouted,
 ) {
+    ns.env.trace(&p, ferronet_core::trace::Step::Stage("neigh_output"));
     let Some(d) = ns.devs.get(dev) else {
         ns.env.drop(p, DropReason::DevGone);
         return;

@@ -60,7 +60,8 @@ fn tcp_rcv(ns: &mut Namespace, mut p: Packet, ends: (IpAddr, IpAddr), pseudo: u3
         return;
     }
     ns.socks.tcp.refresh(&ns.env.sysctl);
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("tcp_v4_rcv"));
+    let v6 = inc.tuple.laddr.is_ipv6();
+    ns.env.trace(&p, ferronet_core::trace::Step::Stage(if v6 { "tcp_v6_rcv" } else { "tcp_v4_rcv" }));
     match ns.socks.tcp.established(&inc.tuple) {
         Some(Owner::Sock(key)) => to_connection(ns, p, key, &inc),
         Some(Owner::Request(key)) => super::listen::tcp_check_req(ns, p, key, &inc),
@@ -106,8 +107,20 @@ fn parse(p: &mut Packet, ends: (IpAddr, IpAddr), ce: bool) -> Option<Incoming> {
     Some(Incoming { seg, tuple, dev: p.meta().iif, hdr_len, hash: hash ^ (hash >> 32) })
 }
 
+/// Does the socket's filter refuse the segment (`tcp_filter`)? It is whole or not at all here: the kernel cuts it as far as
+/// the filter says, which nobody can use for a stream.
+fn filtered(ns: &mut Namespace, key: crate::sock::SockKey, p: &Packet) -> bool {
+    let Some(s) = ns.socks.socks.get(key) else { return false };
+    s.common.opts.as_ref().is_some_and(|o| o.filter.is_some())
+        && crate::sock::datagram::filter(&mut ns.env, &s.common, p, 1) == 0
+}
+
 /// A segment for a full socket.
 pub(super) fn to_connection(ns: &mut Namespace, mut p: Packet, key: crate::sock::SockKey, inc: &Incoming) {
+    if filtered(ns, key, &p) {
+        ns.env.drop(p, DropReason::SocketFilter);
+        return;
+    }
     let mut payload = Payload::new();
     p.take_payload(inc.hdr_len, &mut payload);
     let seg = inc.seg;
@@ -134,6 +147,10 @@ pub(super) fn to_listener(ns: &mut Namespace, p: Packet, inc: &Incoming) {
         no_socket(ns, p, inc);
         return;
     };
+    if filtered(ns, key, &p) {
+        ns.env.drop(p, DropReason::SocketFilter);
+        return;
+    }
     super::listen::tcp_rcv_listen(ns, p, key, inc);
 }
 

@@ -1,7 +1,7 @@
 //! `SOL_SOCKET` (`net/core/sock.c`, socket(7)). Numbers of asm-generic/socket.h.
 
 use ferronet_core::{Errno, IfIndex, Sysctl};
-use ferronet_stack::sock::{BpfInsn, BpfProg, Proto, SockFlags, ports};
+use ferronet_stack::sock::{BpfInsn, BpfProg, SockFlags, ports};
 use ferronet_stack::{Namespace, tcp};
 use slotmap::Key;
 
@@ -356,8 +356,6 @@ fn set_filter(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), E
         .collect();
     let prog = BpfProg::new(&insns)?;
     let s = ns.socks.socks.get_mut(w.key).ok_or(Errno::EBADF)?;
-    // A TCP socket keeps it without effect: the stream must not lose bytes to a filter here.
-    let _ = matches!(s.proto, Proto::Tcp(_));
     s.common.rare().filter = Some(Box::new(prog));
     Ok(())
 }
