@@ -14,13 +14,12 @@ use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 use ferronet_wire::{IcmpHdr, Ipv4Hdr, Ipv6Hdr};
 use smallvec::SmallVec;
 
-use super::datagram::{RxQueue, filter, ignore_df, output_dev, path_mtu, queue_rcv};
+use super::datagram::{RxQueue, filter, queue_rcv};
 use super::{Proto, SockFlags, SockKey, Sockets, errqueue, ports, xmit};
-use crate::fib::{Family, Flow, RouteType};
 use crate::ipv4::icmp::IcmpError;
 use crate::ipv4::input::csum_packet;
 use crate::ns::Namespace;
-use crate::udp::{Dest, MsgOpts, check_family, lookup, scope_of};
+use crate::udp::{Dest, MsgOpts, check_family};
 
 /// A ping socket.
 #[derive(Debug, Default)]
@@ -140,33 +139,11 @@ pub fn sendmsg(
     }
     check_family(c, dest.addr)?;
     let id = ports::autobind(ns, key)?;
-    let c = ns.socks.common(key)?;
-    let scope = if m.oif.is_none() { scope_of(c, &dest)? } else { m.oif };
-    let local = c.local.to_canonical();
-    let own = if local.is_multicast() { Family::of(dest.addr).any() } else { local };
-    let flow = Flow {
-        src: m.saddr.unwrap_or(own),
-        oif: output_dev(c, dest.addr, scope),
-        tos: m.tos.unwrap_or(c.tos) & 0x1c,
-        mark: m.mark.unwrap_or(c.mark),
-        uid: c.uid,
-        proto: c.protocol,
-        ..Flow::to(dest.addr)
-    };
-    let (route, saddr) = lookup(ns, &flow)?;
-    let c = ns.socks.common(key)?;
-    if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
-        return Err(Errno::EACCES);
-    }
-    let daddr = if dest.addr.is_unspecified() { saddr } else { dest.addr };
-    let mtu = path_mtu(ns, c, &route, daddr);
-    let (mode, header) = if v6 { (c.pmtudisc6, 40) } else { (c.pmtudisc, 20) };
-    if len + header > if ignore_df(mode) && m.dontfrag != Some(true) { 0xffff } else { mtu } {
-        errqueue::local_error(ns, key, Errno::EMSGSIZE, mtu as u32, (daddr, 0));
-        return Err(Errno::EMSGSIZE);
-    }
+    let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
+    let to = xmit::To { protocol, ..xmit::portless_way(ns, key, &dest, m)? };
+    xmit::check_len(ns, key, &to, len, m)?;
     let mut p = ns.env.pool.from_slice(&data);
-    let pseudo = match (saddr, daddr) {
+    let pseudo = match (to.saddr, to.daddr) {
         (IpAddr::V6(s), IpAddr::V6(d)) => csum_ipv6_nofold(&s, &d, len as u32, IPPROTO_ICMPV6, 0),
         _ => 0,
     };
@@ -183,7 +160,6 @@ pub fn sendmsg(
     } else {
         crate::ipv4::icmp::count_sent(ns, echo);
     }
-    let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
-    xmit::ip_xmit(ns, key, p, &xmit::To { saddr, daddr, protocol, route, mtu }, m);
+    xmit::ip_xmit(ns, key, p, &to, m);
     Ok(len)
 }

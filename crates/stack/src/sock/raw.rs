@@ -9,7 +9,7 @@ use ferronet_wire::ipproto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_RAW};
 use ferronet_wire::{Ipv4Hdr, Ipv6Hdr};
 use smallvec::SmallVec;
 
-use super::datagram::{RxQueue, filter, ignore_df, output_dev, path_mtu, queue_rcv};
+use super::datagram::{RxQueue, filter, output_dev, queue_rcv};
 use super::{Proto, SockCommon, SockFlags, SockKey, errqueue, mcast, ports, xmit};
 use crate::fib::{Family, Flow, RouteType};
 use crate::ipv4::icmp::IcmpError;
@@ -240,47 +240,19 @@ pub fn sendmsg(
     if hdrincl && v6 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let scope = if m.oif.is_none() { scope_of(c, &dest)? } else { m.oif };
-    let local = c.local.to_canonical();
-    let own = if local.is_multicast() { Family::of(dest.addr).any() } else { local };
-    let flow = Flow {
-        src: m.saddr.unwrap_or(own),
-        oif: output_dev(c, dest.addr, scope),
-        tos: m.tos.unwrap_or(c.tos) & 0x1c,
-        mark: m.mark.unwrap_or(c.mark),
-        uid: c.uid,
-        proto: c.protocol,
-        ..Flow::to(dest.addr)
-    };
-    let (route, saddr) = lookup(ns, &flow)?;
-    let c = ns.socks.common(key)?;
-    if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
-        return Err(Errno::EACCES);
-    }
-    let mtu = path_mtu(ns, c, &route, dest.addr);
-    let daddr = match flow.dst {
-        a if a.is_unspecified() => saddr,
-        a => a,
-    };
+    let to = xmit::portless_way(ns, key, &dest, m)?;
     if hdrincl {
-        return send_hdrinc(ns, key, data, route, saddr);
+        return send_hdrinc(ns, key, data, to.route, to.saddr);
     }
-    let (mode, header) = if v6 { (c.pmtudisc6, 40) } else { (c.pmtudisc, 20) };
-    let may_fragment = ignore_df(mode) && m.dontfrag != Some(true);
-    if len + header > if may_fragment { 0xffff } else { mtu } {
-        errqueue::local_error(ns, key, Errno::EMSGSIZE, mtu as u32, (dest.addr, 0));
-        return Err(Errno::EMSGSIZE);
-    }
-    let protocol = c.protocol;
+    xmit::check_len(ns, key, &to, len, m)?;
     let mut p = ns.env.pool.from_slice(&data);
-    if let (Some(at), IpAddr::V6(s), IpAddr::V6(d)) = (checksum, saddr, daddr)
-        && !fill_checksum(&mut p, at, csum_ipv6_nofold(&s, &d, len as u32, protocol, 0))
+    if let (Some(at), IpAddr::V6(s), IpAddr::V6(d)) = (checksum, to.saddr, to.daddr)
+        && !fill_checksum(&mut p, at, csum_ipv6_nofold(&s, &d, len as u32, to.protocol, 0))
     {
         ns.env.consume(p);
         return Err(Errno::EINVAL);
     }
-    count_icmp(ns, protocol, data.first().copied());
-    let to = xmit::To { saddr, daddr, protocol, route, mtu };
+    count_icmp(ns, to.protocol, data.first().copied());
     xmit::ip_xmit(ns, key, p, &to, m);
     Ok(len)
 }

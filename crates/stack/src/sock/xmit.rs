@@ -3,15 +3,16 @@
 
 use core::net::IpAddr;
 
-use ferronet_core::Packet;
+use ferronet_core::{Errno, Packet};
 
 use super::common::pmtudisc;
-use super::{Proto, SockKey};
-use crate::fib::{Route, RouteType};
+use super::datagram::{ignore_df, output_dev, path_mtu};
+use super::{Proto, SockFlags, SockKey, errqueue};
+use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ipv4::output::{IpHeader, ip_queue_xmit};
 use crate::ipv6::output::{Ip6Header, ip6_xmit};
 use crate::ns::Namespace;
-use crate::udp::MsgOpts;
+use crate::udp::{Dest, MsgOpts, lookup, scope_of};
 
 /// Addresses and route of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,61 @@ pub(crate) struct To {
     pub(crate) route: Route,
     /// Path MTU in bytes.
     pub(crate) mtu: usize,
+}
+
+/// The way of a message of a socket without ports (ping, raw): to its destination, or the peer's of a connected
+/// socket, by the options of socket and message.
+///
+/// # Errors
+/// `EACCES` for a broadcast that is not allowed, routing errors.
+pub(crate) fn portless_way(
+    ns: &mut Namespace,
+    key: SockKey,
+    dest: &Dest,
+    m: &MsgOpts,
+) -> Result<To, Errno> {
+    let c = ns.socks.common(key)?;
+    let scope = if m.oif.is_none() { scope_of(c, dest)? } else { m.oif };
+    let local = c.local.to_canonical();
+    let own = if local.is_multicast() { Family::of(dest.addr).any() } else { local };
+    let flow = Flow {
+        src: m.saddr.unwrap_or(own),
+        oif: output_dev(c, dest.addr, scope),
+        tos: m.tos.unwrap_or(c.tos) & 0x1c,
+        mark: m.mark.unwrap_or(c.mark),
+        uid: c.uid,
+        proto: c.protocol,
+        ..Flow::to(dest.addr)
+    };
+    let (route, saddr) = lookup(ns, &flow)?;
+    let c = ns.socks.common(key)?;
+    if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
+        return Err(Errno::EACCES);
+    }
+    let daddr = if dest.addr.is_unspecified() { saddr } else { dest.addr };
+    let mtu = path_mtu(ns, c, &route, daddr);
+    Ok(To { saddr, daddr, protocol: c.protocol, route, mtu })
+}
+
+/// Refuses a message that is too long for its way and may not be fragmented; the error queue learns the MTU.
+///
+/// # Errors
+/// `EMSGSIZE`.
+pub(crate) fn check_len(
+    ns: &mut Namespace,
+    key: SockKey,
+    to: &To,
+    len: usize,
+    m: &MsgOpts,
+) -> Result<(), Errno> {
+    let c = ns.socks.common(key)?;
+    let (mode, header) = if c.is_v6() { (c.pmtudisc6, 40) } else { (c.pmtudisc, 20) };
+    let may_fragment = ignore_df(mode) && m.dontfrag != Some(true);
+    if len + header <= if may_fragment { 0xffff } else { to.mtu } {
+        return Ok(());
+    }
+    errqueue::local_error(ns, key, Errno::EMSGSIZE, to.mtu as u32, (to.daddr, 0));
+    Err(Errno::EMSGSIZE)
 }
 
 /// Sends a transport packet of a message socket. `p` is at its transport header.
