@@ -1,10 +1,14 @@
-//! Which group reports a device owes, and when: the state that IGMP (RFC 3376 §5) and MLD (RFC 3810 §6) share.
+//! The groups a device listens to, and which reports it owes, and when: what IGMP (RFC 3376 §5) and MLD
+//! (RFC 3810 §6) share.
 
+use core::net::IpAddr;
 use core::time::Duration;
 
-use ferronet_core::Instant;
 use ferronet_core::rng::Rng;
 use ferronet_core::timer::TimerId;
+use ferronet_core::{IfIndex, Instant};
+
+use super::Devices;
 
 /// Groups per device for which a report may wait; beyond it the report to all groups says the same.
 const LIMIT: usize = 1024;
@@ -156,6 +160,48 @@ impl<A: Copy + Eq> Reports<A> {
 fn random(rng: &mut Rng, max: Duration) -> Duration {
     let micros = u32::try_from(max.as_micros()).unwrap_or(u32::MAX);
     Duration::from_micros(u64::from(rng.below(micros)))
+}
+
+/// Groups per device at most.
+const MAX_GROUPS: usize = 65_536;
+
+impl Devices {
+    /// One more user of a group; `true` for the first one. Nothing happens without the device or beyond
+    /// the limit.
+    pub fn mc_inc(&mut self, dev: IfIndex, group: IpAddr) -> bool {
+        let Some(d) = self.get_mut(dev) else { return false };
+        if let Some(m) = d.mcast.iter_mut().find(|m| m.0 == group) {
+            m.1 += 1;
+            return false;
+        }
+        if d.mcast.len() >= MAX_GROUPS {
+            return false;
+        }
+        // The newest first, as `ip maddr` prints them.
+        d.mcast.insert(0, (group, 1));
+        // Cached input lookups know who is a member.
+        self.generation += 1;
+        true
+    }
+
+    /// One user less; `true` for the last one.
+    pub fn mc_dec(&mut self, dev: IfIndex, group: IpAddr) -> bool {
+        let Some(d) = self.get_mut(dev) else { return false };
+        let Some(i) = d.mcast.iter().position(|m| m.0 == group) else { return false };
+        d.mcast[i].1 = d.mcast[i].1.saturating_sub(1);
+        if d.mcast[i].1 > 0 {
+            return false;
+        }
+        d.mcast.remove(i);
+        self.generation += 1;
+        true
+    }
+
+    /// Somebody on the device is in the group.
+    #[must_use]
+    pub fn mc_member(&self, dev: IfIndex, group: IpAddr) -> bool {
+        self.get(dev).is_some_and(|d| d.mcast.iter().any(|m| m.0 == group))
+    }
 }
 
 #[cfg(test)]

@@ -29,8 +29,6 @@ pub const IGMP_ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const IGMP_ALL_ROUTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
 /// All routers that speak version 3.
 const IGMPV3_ALL_MCR: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 22);
-/// Groups per device at most.
-const MAX_GROUPS: usize = 65_536;
 /// Records in one report.
 const RECORDS: usize = 128;
 
@@ -42,30 +40,14 @@ fn reported(ns: &Namespace, g: Ipv4Addr) -> bool {
 
 /// One more user of a group (`ip_mc_inc_group`); the first one joins it.
 pub fn ip_mc_inc_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    let g = IpAddr::V4(group);
-    if let Some(m) = d.mcast.iter_mut().find(|m| m.0 == g) {
-        m.1 += 1;
-        return;
+    if ns.devs.mc_inc(dev, IpAddr::V4(group)) {
+        changed(ns, dev, group, true);
     }
-    if d.mcast.len() >= MAX_GROUPS {
-        return;
-    }
-    // The newest first, as `ip maddr` prints them.
-    d.mcast.insert(0, (g, 1));
-    // Cached input lookups know who is a member.
-    ns.devs.generation += 1;
-    changed(ns, dev, group, true);
 }
 
 /// One user less (`ip_mc_dec_group`); the last one leaves.
 pub fn ip_mc_dec_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    let Some(i) = d.mcast.iter().position(|m| m.0 == IpAddr::V4(group)) else { return };
-    d.mcast[i].1 = d.mcast[i].1.saturating_sub(1);
-    if d.mcast[i].1 == 0 {
-        d.mcast.remove(i);
-        ns.devs.generation += 1;
+    if ns.devs.mc_dec(dev, IpAddr::V4(group)) {
         changed(ns, dev, group, false);
     }
 }
@@ -88,8 +70,7 @@ pub fn ip_mc_join(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) -> Result<(
 /// # Errors
 /// `EADDRNOTAVAIL` when nobody is in it.
 pub fn ip_mc_leave(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) -> Result<(), Errno> {
-    let member = ns.devs.get(dev).is_some_and(|d| d.mcast.iter().any(|m| m.0 == IpAddr::V4(group)));
-    if !member {
+    if !ns.devs.mc_member(dev, IpAddr::V4(group)) {
         return Err(Errno::EADDRNOTAVAIL);
     }
     ip_mc_dec_group(ns, dev, group);

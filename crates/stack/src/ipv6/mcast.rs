@@ -25,8 +25,6 @@ pub type Mld = Reports<Ipv6Addr>;
 
 /// All listeners of version 2, `ff02::16`.
 const MLDV2_ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
-/// Groups per device at most.
-const MAX_GROUPS: usize = 65_536;
 /// Records in one report: 64 of 20 bytes fit the smallest MTU.
 const RECORDS: usize = 60;
 /// Record: everything but no source is excluded now.
@@ -45,33 +43,14 @@ fn reported(g: Ipv6Addr) -> bool {
 
 /// One more user of a group (`__ipv6_dev_mc_inc`); the first one joins it.
 pub fn ipv6_dev_mc_inc(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    let g = IpAddr::V6(group);
-    if let Some(m) = d.mcast.iter_mut().find(|m| m.0 == g) {
-        m.1 += 1;
-        return;
-    }
-    if d.mcast.len() >= MAX_GROUPS {
-        return;
-    }
-    // The newest first, as `ip maddr` prints them.
-    d.mcast.insert(0, (g, 1));
-    let up = d.is_up();
-    // Cached input lookups know who is a member.
-    ns.devs.generation += 1;
-    if up {
+    if ns.devs.mc_inc(dev, IpAddr::V6(group)) {
         changed(ns, dev, group, true);
     }
 }
 
 /// One user less (`__ipv6_dev_mc_dec`); the last one leaves.
 pub fn ipv6_dev_mc_dec(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    let Some(i) = d.mcast.iter().position(|m| m.0 == IpAddr::V6(group)) else { return };
-    d.mcast[i].1 = d.mcast[i].1.saturating_sub(1);
-    if d.mcast[i].1 == 0 {
-        d.mcast.remove(i);
-        ns.devs.generation += 1;
+    if ns.devs.mc_dec(dev, IpAddr::V6(group)) {
         changed(ns, dev, group, false);
     }
 }
