@@ -30,12 +30,7 @@ pub(crate) struct To {
 ///
 /// # Errors
 /// `EACCES` for a broadcast that is not allowed, routing errors.
-pub(crate) fn portless_way(
-    ns: &mut Namespace,
-    key: SockKey,
-    dest: &Dest,
-    m: &MsgOpts,
-) -> Result<To, Errno> {
+pub(crate) fn portless_way(ns: &mut Namespace, key: SockKey, dest: &Dest, m: &MsgOpts) -> Result<To, Errno> {
     let c = ns.socks.common(key)?;
     let scope = if m.oif.is_none() { scope_of(c, dest)? } else { m.oif };
     let local = c.local.to_canonical();
