@@ -49,6 +49,16 @@ pub(crate) struct Stream {
     pub(crate) narrow: bool,
     /// The program closed with unread data: reset the peer.
     pub(crate) abort: bool,
+    /// The program's end is shut for writing, so that the kernel says EPIPE and raises SIGPIPE.
+    pub(crate) wr_closed: bool,
+    /// Everything written before that was read from our end.
+    pub(crate) wr_eof: bool,
+    /// connect() failed after it had answered EINPROGRESS; `Some(true)`: another connect() was told so.
+    pub(crate) refused: Option<bool>,
+    /// connect() answered EINPROGRESS; the next one tells how it went (SS_CONNECTING).
+    pub(crate) unclaimed: bool,
+    /// Why the connection failed, for SO_ERROR.
+    pub(crate) error: Option<i32>,
     /// Accepted from the stack, but the accept() call was cancelled: the next accept() gets it.
     pub(crate) stash: VecDeque<(SockId, Vec<u8>)>,
 }
@@ -117,6 +127,11 @@ impl Stream {
             closing: false,
             bulk: false,
             narrow: false,
+            wr_closed: false,
+            wr_eof: false,
+            refused: None,
+            unclaimed: false,
+            error: None,
             abort: false,
             stash: VecDeque::new(),
         }
@@ -219,6 +234,16 @@ impl Objects {
             Body::Message(s, m) => Some((*s, m, &o.mine)),
             _ => None,
         }
+    }
+
+    /// The object's end of the pair is another one now.
+    pub(crate) fn replace_end(&mut self, key: Key, mine: OwnedFd, cookie: u64) {
+        self.dead.retain(|k| *k != key);
+        let Some(o) = self.get_mut(key) else { return };
+        o.mine = Some(mine);
+        let old = std::mem::replace(&mut o.cookie, cookie);
+        self.by_cookie.remove(&old);
+        self.by_cookie.insert(cookie, key);
     }
 
     /// Notes a dead stream; returns one that is forgotten for it when there are too many.

@@ -45,6 +45,13 @@ pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> i32 {
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }.max(0)
 }
 
+/// Does this descriptor of a thread close on exec? (The flag is the number's, not the file's: /proc/TID/fdinfo.)
+pub(crate) fn is_cloexec(tid: u32, fd: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).unwrap_or_default();
+    let flags = text.lines().find_map(|l| l.strip_prefix("flags:")).unwrap_or("0");
+    i32::from_str_radix(flags.trim(), 8).unwrap_or(0) & libc::O_CLOEXEC != 0
+}
+
 /// Reads an integer socket option; `None` when `fd` is no socket.
 pub(crate) fn getsockopt_u64(fd: BorrowedFd<'_>, name: i32) -> Option<u64> {
     let mut val = 0u64;

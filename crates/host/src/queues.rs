@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ferronet_linux::EdgeQueues;
 
@@ -17,6 +17,9 @@ const BY_FAMILY: u16 = 20;
 /// `UDIAG_SHOW_RQLEN`: attribute `UNIX_DIAG_RQLEN` = {rqueue, wqueue}.
 const SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_RQLEN: u16 = 4;
+/// `UDIAG_SHOW_PEER`: attribute `UNIX_DIAG_PEER` = inode.
+const SHOW_PEER: u32 = 0x4;
+const UNIX_DIAG_PEER: u16 = 2;
 /// `TCPF_ESTABLISHED`, which unix sockets of a pair are in.
 const ESTABLISHED: u32 = 1 << 1;
 
@@ -54,8 +57,8 @@ impl Supervisor {
     }
 }
 
-/// Receive queues of this namespace's connected unix sockets, by inode (unix_diag, sock_diag(7)).
-fn unix_queues() -> io::Result<HashMap<u32, u32>> {
+/// Asks unix_diag (sock_diag(7)) about this network namespace: one socket, or all connected ones when `ino` is 0.
+fn ask(ino: u32, show: u32) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let fd = os::cvt_fd(
         unsafe {
@@ -64,17 +67,35 @@ fn unix_queues() -> io::Result<HashMap<u32, u32>> {
         .into(),
     )?;
     // struct nlmsghdr, struct unix_diag_req {u8 family, u8 protocol, u16 pad, u32 states, u32 ino, u32 show, u32 cookie[2]}.
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let flags = (libc::NLM_F_REQUEST | if ino == 0 { libc::NLM_F_DUMP } else { 0 }) as u16;
     let mut req = Vec::with_capacity(40);
     req.extend_from_slice(&40u32.to_ne_bytes());
     req.extend_from_slice(&BY_FAMILY.to_ne_bytes());
     req.extend_from_slice(&flags.to_ne_bytes());
     req.extend_from_slice(&[0; 8]);
     req.extend_from_slice(&[libc::AF_UNIX as u8, 0, 0, 0]);
-    for word in [ESTABLISHED, 0, SHOW_RQLEN, 0, 0] {
+    // INET_DIAG_NOCOOKIE: any.
+    for word in [ESTABLISHED, ino, show, u32::MAX, u32::MAX] {
         req.extend_from_slice(&word.to_ne_bytes());
     }
     os::send(fd.as_fd(), &req)?;
+    Ok(fd)
+}
+
+/// Has the other end of this unix socket still got a descriptor? True only when the kernel surely says so.
+pub(crate) fn peer_is_open(fd: BorrowedFd<'_>) -> bool {
+    let mut buf = [0u8; 512];
+    let got = ask(os::inode(fd) as u32, SHOW_PEER).and_then(|nl| os::recv_bytes(nl.as_fd(), &mut buf));
+    let Ok(n) = got else { return false };
+    let b = buf.get(..n).unwrap_or_default();
+    let attrs = b.get(32..).filter(|_| u16_at(b, 4) == Some(BY_FAMILY));
+    // A socket without a descriptor has inode 0.
+    attrs.and_then(|a| attr(a, UNIX_DIAG_PEER)).is_some_and(|ino| ino != 0)
+}
+
+/// Receive queues of the connected unix sockets, by inode.
+fn unix_queues() -> io::Result<HashMap<u32, u32>> {
+    let fd = ask(0, SHOW_RQLEN)?;
     let mut out = HashMap::new();
     let mut buf = vec![0u8; 32 << 10];
     loop {
@@ -102,7 +123,7 @@ fn rows(mut b: &[u8], out: &mut HashMap<u32, u32>) -> bool {
         }
         let Some(m) = b.get(16..len as usize) else { return false };
         // struct unix_diag_msg: u8 family, type, state, pad; u32 ino; u32 cookie[2]; then attributes.
-        if let (Some(ino), Some(q)) = (u32_at(m, 4), m.get(16..).and_then(rqlen)) {
+        if let (Some(ino), Some(q)) = (u32_at(m, 4), m.get(16..).and_then(|a| attr(a, UNIX_DIAG_RQLEN))) {
             out.insert(ino, q);
         }
         b = b.get((len as usize).next_multiple_of(4)..).unwrap_or_default();
@@ -110,9 +131,10 @@ fn rows(mut b: &[u8], out: &mut HashMap<u32, u32>) -> bool {
     true
 }
 
-fn rqlen(mut attrs: &[u8]) -> Option<u32> {
+/// The first word of an attribute.
+fn attr(mut attrs: &[u8], want: u16) -> Option<u32> {
     while let (Some(len), Some(ty)) = (u16_at(attrs, 0), u16_at(attrs, 2)) {
-        if ty == UNIX_DIAG_RQLEN {
+        if ty == want {
             return u32_at(attrs, 4);
         }
         attrs = attrs.get(usize::from(len).max(4).next_multiple_of(4)..)?;
@@ -133,5 +155,10 @@ mod tests {
         assert_eq!(q.get(&(os::inode(a.as_fd()) as u32)), Some(&0));
         assert!(ioctl_int(a.as_fd(), libc::TIOCOUTQ) > 0);
         assert_eq!(ioctl_int(b.as_fd(), libc::FIONREAD), 7);
+        assert!(peer_is_open(a.as_fd()));
+        os::shutdown(a.as_fd(), libc::SHUT_RDWR);
+        assert!(peer_is_open(a.as_fd()));
+        drop(b);
+        assert!(!peer_is_open(a.as_fd()));
     }
 }

@@ -377,6 +377,28 @@ fn add(
     cvt(r.into()).map(|n| n as u32)
 }
 
+/// Puts a copy of `fd` at number `at` of the program, in place of what was there; the call still waits for its answer.
+pub(crate) fn replace(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+    at: u32,
+    cloexec: bool,
+) -> io::Result<()> {
+    let add = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+        srcfd: fd.as_raw_fd() as u32,
+        newfd: at,
+        newfd_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: `add` is valid for the call.
+    let r = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, std::ptr::from_ref(&add))
+    };
+    cvt(r.into()).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,8 +24,9 @@ const BULK: usize = 64 * 1024;
 impl Supervisor {
     /// Something happened at our end of a stream.
     pub(crate) fn stream_event(&mut self, key: Key, ev: u32) {
+        let hup = ev & bits::HUP != 0 && self.program_closed(key);
         let Some((_, st, _)) = self.objects.stream(key) else { return };
-        if ev & bits::HUP != 0 {
+        if hup {
             st.closing = true;
             if ev & bits::ERR != 0 {
                 // Closed with unread data: Linux answers with RST (tcp_close, 6.18).
@@ -37,6 +38,16 @@ impl Supervisor {
             self.pump_in(key);
         }
         self.pump_out(key);
+    }
+
+    /// A hang-up of our end: did the program close? When both directions were shut down it looks the same.
+    fn program_closed(&mut self, key: Key) -> bool {
+        match self.objects.stream(key) {
+            Some((_, st, Some(mine))) if st.wr_closed && st.in_eof => {
+                !crate::queues::peer_is_open(mine.as_fd())
+            }
+            _ => true,
+        }
     }
 
     /// The stack has an event for the stream.
@@ -51,6 +62,9 @@ impl Supervisor {
                 }
                 if r.intersects(Ready::OUT | Ready::ERR | Ready::HUP) {
                     self.pump_out(key);
+                }
+                if r.contains(Ready::ERR) {
+                    self.stream_error(key);
                 }
             }
             Phase::Fresh | Phase::Dead => {}
@@ -79,6 +93,11 @@ impl Supervisor {
             let data = match st.out.take() {
                 Some(d) => d,
                 None => match self.bufs.read(mine.as_fd()) {
+                    Ok(d) if d.is_empty() && st.wr_closed && !st.closing => {
+                        st.wr_eof = true;
+                        self.out_drained(key);
+                        return;
+                    }
                     Ok(d) if d.is_empty() => {
                         self.stream_end(key);
                         return;
@@ -158,7 +177,21 @@ impl Supervisor {
         self.refresh(key);
     }
 
-    /// End of file from the program: it closed (shutdown is a call of its own and never reaches our end).
+    /// An error that neither reading nor writing has met: the peer's reset after its end of stream.
+    fn stream_error(&mut self, key: Key) {
+        let Some((sock, st, _)) = self.objects.stream(key) else { return };
+        // What is queued comes first; the pump meets the error behind it.
+        if st.in_blocked || !matches!(st.phase, Phase::Open) || !self.kernel.poll(sock).contains(Ready::ERR) {
+            return;
+        }
+        let e = self.kernel.getsockopt(sock, libc::SOL_SOCKET, libc::SO_ERROR, 4).unwrap_or_default();
+        let e = e.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+        if let Ok(e) = u16::try_from(e) {
+            self.stream_fail(key, Errno(e));
+        }
+    }
+
+    /// End of file from the program, which did not ask for it with shutdown(): it closed.
     fn stream_end(&mut self, key: Key) {
         let Some((_, st, _)) = self.objects.stream(key) else { return };
         st.closing = true;
@@ -222,6 +255,9 @@ impl Supervisor {
         if matches!(st.phase, Phase::Connecting { fill: 1.. }) {
             // Our own filling lies in the queue; only a hang-up (always reported) is news.
             want |= bits::ET;
+        } else if st.wr_eof {
+            // Readable for ever; only the program's close is news.
+            want |= bits::ET;
         } else if st.out.is_none() {
             want |= bits::IN;
         } else {
@@ -233,6 +269,9 @@ impl Supervisor {
 
     /// The connection failed or was reset: the program sees the end of it, ECONNRESET where Linux would say so.
     pub(crate) fn stream_fail(&mut self, key: Key, e: Errno) {
+        if let Some((_, st, _)) = self.objects.stream(key) {
+            st.error = Some(e.0.into());
+        }
         let Some(o) = self.objects.get_mut(key) else { return };
         let (owner, cookie) = (o.owner, o.cookie);
         if e == Errno::ECONNRESET

@@ -322,6 +322,15 @@ impl Supervisor {
         self.waits.get(wait).and_then(Option::as_ref).is_some_and(|w| w.n.tid == tid)
     }
 
+    /// Does a call that was not cancelled meanwhile wait for this object?
+    pub(crate) fn is_waited_for(&self, key: Key) -> bool {
+        let alive = |slot: &usize| {
+            let wait = self.waits.get(*slot).and_then(Option::as_ref);
+            wait.is_some_and(|w| self.listener(w.listener).is_some_and(|l| seccomp::valid(l, w.n.id)))
+        };
+        self.objects.get(key).is_some_and(|o| o.waiters.iter().any(alive))
+    }
+
     /// Takes a parked call out of every list.
     fn unpark(&mut self, slot: usize) -> Option<Wait> {
         let wait = self.waits.get_mut(slot)?.take()?;
@@ -392,6 +401,12 @@ impl Supervisor {
     /// Registers a new object's end of the pair and stores it.
     pub(crate) fn adopt(&mut self, object: Object) -> Key {
         let key = self.objects.insert(object);
+        self.watch_end(key);
+        key
+    }
+
+    /// Starts waiting for events at an object's end of its pair.
+    pub(crate) fn watch_end(&mut self, key: Key) {
         if let Some(o) = self.objects.get(key)
             && let Some(mine) = &o.mine
             && let Err(e) =
@@ -399,7 +414,6 @@ impl Supervisor {
         {
             tracing::error!("epoll_ctl: {e}");
         }
-        key
     }
 
     /// Changes what is waited for on an object's end, when it differs.

@@ -123,7 +123,7 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         libc::SYS_getsockname | libc::SYS_getpeername => names::name(s, call, sock),
         libc::SYS_setsockopt => opts::set(s, call, &o, stream, sock),
         libc::SYS_getsockopt => opts::get(s, call, &o, sock),
-        libc::SYS_shutdown => names::shutdown(s, call, key, stream, sock),
+        libc::SYS_shutdown => names::shutdown(s, call, &o, stream, sock),
         libc::SYS_dup | libc::SYS_dup3 | libc::SYS_fcntl => dup::dup(s, call, &o),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_dup2 => dup::dup(s, call, &o),

@@ -59,8 +59,9 @@ pub(crate) fn name(s: &mut Supervisor, call: &Call, sock: SockId) -> Answer {
     }
 }
 
-/// shutdown(fd, how). Never run natively: our end would see the same hang-up as for close.
-pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, sock: SockId) -> Answer {
+/// shutdown(fd, how).
+pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock: SockId) -> Answer {
+    let key = o.key;
     let how = call.n.int(1);
     if !(libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how) {
         return Answer::Err(libc::EINVAL);
@@ -70,6 +71,10 @@ pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, 
             Ok(()) => Answer::Ret(0),
             Err(e) => e.into(),
         };
+    }
+    if s.objects.stream(key).is_some_and(|(_, st, _)| matches!(st.phase, Phase::Connecting { .. })) {
+        s.shutdown_connect(call, key);
+        return Answer::Ret(0);
     }
     if let Err(e) = s.kernel.getpeername(sock)
         && !listening(s, key)
@@ -87,8 +92,14 @@ pub(crate) fn shutdown(s: &mut Supervisor, call: &Call, key: Key, stream: bool, 
         let _ = s.kernel.shutdown(sock, libc::SHUT_RD);
     }
     if how != libc::SHUT_RD {
+        let theirs = o.theirs(s);
         if let Some((_, st, _)) = s.objects.stream(key) {
             st.shut_wr = true;
+            if let (Some(theirs), Phase::Open) = (theirs, &st.phase) {
+                // Behind what was written; and the next write is EPIPE.
+                os::shutdown(theirs, libc::SHUT_WR);
+                st.wr_closed = true;
+            }
         }
         // Everything written before is in our end's queue already.
         s.pump_out(key);

@@ -70,6 +70,17 @@ fn filter_program(tid: u32, val: &[u8]) -> Result<Vec<u8>, i32> {
     mem::read_vec(tid, ptr, usize::from(len) * size_of::<libc::sock_filter>())
 }
 
+/// The error of a connection that ended, once: reading may have told the program already, so the pair decides whether it is
+/// still pending, and we know which it was.
+pub(crate) fn dead_error(s: &mut Supervisor, o: &Ours) -> Option<i32> {
+    let (_, st, _) = s.objects.stream(o.key)?;
+    let Phase::Dead = st.phase else { return None };
+    let known = st.error.take();
+    let theirs = o.theirs(s)?;
+    let pending = os::getsockopt_u64(theirs, libc::SO_ERROR).unwrap_or(0) != 0;
+    known.map(|e| if pending { e } else { 0 })
+}
+
 /// getsockopt(fd, level, name, value, len*).
 pub(crate) fn get(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
     let tid = call.n.tid;
@@ -94,6 +105,11 @@ pub(crate) fn get(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> An
         Ok(v) => v,
         Err(e) => return e.into(),
     };
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(e) = dead_error(s, o)
+    {
+        val = e.to_ne_bytes().to_vec();
+    }
     val.truncate(len);
     match mem::write_two(tid, (call.n.ptr(3), &val), (call.n.ptr(4), &(val.len() as i32).to_ne_bytes())) {
         Ok(()) => Answer::Ret(0),

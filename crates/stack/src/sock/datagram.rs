@@ -189,6 +189,12 @@ pub(crate) fn queue_rcv(ns: &mut Namespace, key: SockKey, p: Packet) -> Result<(
     Ok(())
 }
 
+/// A pending asynchronous error is reported once, by the first call that follows (udp(7)); that may be a send
+/// (`sock_alloc_send_skb`, where the packet is made).
+pub(crate) fn pending_error(ns: &mut Namespace, key: SockKey) -> Result<(), Errno> {
+    ns.socks.common_mut(key)?.take_err().map_or(Ok(()), Err)
+}
+
 /// Shows the oldest message to `f`, and takes it unless `peek`. `Ok(None)`: the program shut reading.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use ferronet_wire::ipproto::IPPROTO_UDP;
 use super::{Cork, MsgOpts, table};
 use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ns::Namespace;
-use crate::sock::datagram::{ignore_df, output_dev, path_mtu, route_output};
+use crate::sock::datagram::{ignore_df, output_dev, path_mtu, pending_error, route_output};
 use crate::sock::{Proto, SockCommon, SockFlags, SockKey, errqueue, ports, xmit};
 
 /// Where a message goes.
@@ -167,7 +167,6 @@ pub fn sendmsg(
     if s.common.shutdown & crate::sock::shut::SEND != 0 {
         return Err(Errno::EPIPE);
     }
-    // A pending asynchronous error is reported by the first call that follows (udp(7)); sends do not clear it.
     let Proto::Udp(u) = &mut s.proto else { return Err(Errno::EOPNOTSUPP) };
     let more = m.more || u.corkflag;
     let corked = u.cork.take();
@@ -197,6 +196,7 @@ pub fn sendmsg(
     if ns.socks.common(key)?.lport == 0 {
         ports::autobind(ns, key)?;
     }
+    pending_error(ns, key)?;
     send_one(ns, key, dest, data, m)?;
     Ok(len)
 }
