@@ -6,10 +6,11 @@
 //! `{"group":"TCP","name":"one flow over veth","value":35.1,"unit":"Gbit/s","peer":"smoltcp 0.14","peer_value":13.9,
 //!   "ratio":2.52,"goal":">= 2.5 x","met":true}`
 //!
-//! `peer`, `peer_value`, `ratio`, `goal` and `met` may be missing. Only ratios against a peer of the same run and
+//! `peer`, `peer_value`, `ratio`, `goal` and `met` may be missing; `why` in the place of `value` says why a figure was not
+//! measured. Only ratios against a peer of the same run and
 //! instruction counts mean something on a shared machine; the table says so.
 
-use crate::cargo::{cargo, packages, root, show};
+use crate::cargo::{cargo, must, packages, root, show};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -20,8 +21,8 @@ use std::process::Stdio;
 struct Row {
     group: String,
     name: String,
-    value: f64,
-    unit: String,
+    /// The figure and its unit, or why there is none.
+    value: Result<(f64, String), String>,
     peer: Option<(String, f64)>,
     ratio: Option<f64>,
     goal: Option<String>,
@@ -35,8 +36,10 @@ fn row(line: &str) -> Option<Row> {
     Some(Row {
         group: text("group")?,
         name: text("name")?,
-        value: v["value"].as_f64()?,
-        unit: text("unit")?,
+        value: match text("why") {
+            Some(why) => Err(why),
+            None => Ok((v["value"].as_f64()?, text("unit")?)),
+        },
         peer: text("peer").zip(v["peer_value"].as_f64()),
         ratio: v["ratio"].as_f64(),
         goal: text("goal"),
@@ -53,6 +56,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     };
     let mut rows = Vec::new();
     let mut commands = Vec::new();
+    // Benches of whole programs start the command itself.
+    must(cargo().args(["build", "--release", "--quiet", "-p", "ferronet"]))?;
     for p in packages()? {
         for (kind, bin) in &p.targets {
             if kind == "bin" && (bin == "bench" || bin.starts_with("bench-")) {
@@ -127,8 +132,15 @@ fn render(machine: &str, commands: &[String], rows: &[Row]) -> String {
     for g in groups {
         let _ = write!(s, "\n## {g}\n\n| what | figure | peer | ratio | goal |\n|---|---|---|---|---|\n");
         for r in rows.iter().filter(|r| r.group == g) {
+            let (value, unit) = match &r.value {
+                Ok(v) => v,
+                Err(why) => {
+                    let _ = writeln!(s, "| {} | not measured: {why} |  |  |  |", r.name);
+                    continue;
+                }
+            };
             let peer =
-                r.peer.as_ref().map(|(n, v)| format!("{n}: {} {}", number(*v), r.unit)).unwrap_or_default();
+                r.peer.as_ref().map(|(n, v)| format!("{n}: {} {unit}", number(*v))).unwrap_or_default();
             let ratio = r.ratio.map(|x| format!("{x:.2}")).unwrap_or_default();
             let met = match r.met {
                 Some(true) => " (met)",
@@ -136,13 +148,8 @@ fn render(machine: &str, commands: &[String], rows: &[Row]) -> String {
                 None => "",
             };
             let goal = r.goal.clone().unwrap_or_default();
-            let _ = writeln!(
-                s,
-                "| {} | {} {} | {peer} | {ratio} | {goal}{met} |",
-                r.name,
-                number(r.value),
-                r.unit
-            );
+            let _ =
+                writeln!(s, "| {} | {} {unit} | {peer} | {ratio} | {goal}{met} |", r.name, number(*value));
         }
     }
     s
@@ -172,6 +179,12 @@ mod tests {
             page.contains("| one flow | 35.0 Gbit/s | smoltcp: 14.0 Gbit/s | 2.50 | >= 2.5 x (met) |"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn a_figure_that_was_not_measured_says_why() {
+        let r = row(r#"{"group":"G","name":"n","why":"needs root"}"#).unwrap();
+        assert!(render("m", &[], &[r]).contains("| n | not measured: needs root |"));
     }
 
     #[test]

@@ -3,29 +3,12 @@
 //! One JSON object per figure goes to standard output (see `cargo xtask bench`). `bench forward N` and
 //! `bench connections N` run one workload alone, for counting instructions under callgrind.
 
+mod figure;
 mod flows;
 mod forward;
 mod peer;
 
-use serde_json::json;
-
-/// Prints a figure; `goal` is (at least?, value).
-fn figure(group: &str, name: &str, value: f64, unit: &str, goal: Option<(bool, f64)>) {
-    let mut v = json!({"group": group, "name": name, "value": value, "unit": unit});
-    if let Some((at_least, g)) = goal {
-        v["goal"] = json!(format!("{} {g} {unit}", if at_least { ">=" } else { "<=" }));
-        v["met"] = json!(if at_least { value >= g } else { value <= g });
-    }
-    println!("{v}");
-}
-
-/// Prints a figure with a peer's in the same run; the goal is a ratio.
-fn against(group: &str, name: &str, value: f64, unit: &str, peer: (&str, f64), goal: f64) {
-    let ratio = value / peer.1;
-    let v = json!({"group": group, "name": name, "value": value, "unit": unit, "peer": peer.0,
-        "peer_value": peer.1, "ratio": ratio, "goal": format!(">= {goal} x"), "met": ratio >= goal});
-    println!("{v}");
-}
+use figure::{against, figure, median};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -110,9 +93,4 @@ fn bulk() {
         None,
     );
     figure(GROUP, "the flow with one copy in and one copy out", median(&mut copied), "Gbit/s", None);
-}
-
-fn median(v: &mut [f64]) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v[v.len() / 2]
 }

@@ -50,6 +50,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   ferronet up examples/web.toml
+  ferronet up examples/tap.toml --keep    the host's kernel as neighbour (as root); there: curl http://10.77.0.2/
   ferronet up lab.toml --check            only read the file
   ferronet up lab.toml --keep             stay up afterwards, until Ctrl-C; then: ferronet exec lab -- ip netns
   ferronet up lab.toml --json > result.json")]

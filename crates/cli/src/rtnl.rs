@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 const NETLINK_ROUTE: i32 = 0;
 const NLMSG_ERROR: u16 = 2;
-const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 /// NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL.
-const NEW: u16 = 0x1 | 0x4 | 0x400 | 0x200;
+pub(crate) const NEW: u16 = 0x1 | 0x4 | 0x400 | 0x200;
 const IFA_F_NODAD: u32 = 0x02;
 const MSG_DONTWAIT: i32 = 0x40;
 
@@ -39,21 +39,7 @@ impl<'a> Rtnl<'a> {
 
     /// `ip addr add`, without duplicate address detection: a lab's addresses are unique.
     pub(crate) fn add_address(&mut self, dev: u32, ip: IpAddr, prefix_len: u8) -> Result<(), Errno> {
-        // struct ifaddrmsg: family, prefix length, flags, scope, index.
-        let mut m = vec![family(ip), prefix_len, 0, 0];
-        m.extend_from_slice(&dev.to_ne_bytes());
-        attribute(&mut m, 2, &octets(ip)); // IFA_LOCAL
-        attribute(&mut m, 1, &octets(ip)); // IFA_ADDRESS
-        if let IpAddr::V4(a) = ip
-            && prefix_len < 31
-        {
-            let broadcast = a.to_bits() | (u32::MAX >> prefix_len);
-            attribute(&mut m, 4, &broadcast.to_be_bytes()); // IFA_BROADCAST
-        }
-        if ip.is_ipv6() {
-            attribute(&mut m, 8, &IFA_F_NODAD.to_ne_bytes()); // IFA_FLAGS
-        }
-        self.talk(RTM_NEWADDR, &m)
+        self.talk(RTM_NEWADDR, &address(dev, ip, prefix_len))
     }
 
     /// `ip route add TO via VIA dev DEV metric METRIC`.
@@ -85,13 +71,7 @@ impl<'a> Rtnl<'a> {
     /// Sends a request and reads its acknowledgement.
     fn talk(&mut self, kind: u16, body: &[u8]) -> Result<(), Errno> {
         self.sequence += 1;
-        let mut m = Vec::with_capacity(16 + body.len());
-        m.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
-        m.extend_from_slice(&kind.to_ne_bytes());
-        m.extend_from_slice(&NEW.to_ne_bytes());
-        m.extend_from_slice(&self.sequence.to_ne_bytes());
-        m.extend_from_slice(&[0; 4]);
-        m.extend_from_slice(body);
+        let m = message(kind, NEW, self.sequence, body);
         let send = SendMsg { name: &[], data: Bytes::from(m), control: &[], flags: 0 };
         let socket = self.socket;
         call(self.kernel, self.ns, |k, c| k.sendmsg(c, socket, send))?;
@@ -107,8 +87,39 @@ impl Drop for Rtnl<'_> {
     }
 }
 
+/// A message with its header (struct nlmsghdr).
+pub(crate) fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut m = Vec::with_capacity(16 + body.len());
+    m.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
+    m.extend_from_slice(&kind.to_ne_bytes());
+    m.extend_from_slice(&flags.to_ne_bytes());
+    m.extend_from_slice(&sequence.to_ne_bytes());
+    m.extend_from_slice(&[0; 4]);
+    m.extend_from_slice(body);
+    m
+}
+
+/// The body of RTM_NEWADDR, without duplicate address detection.
+pub(crate) fn address(dev: u32, ip: IpAddr, prefix_len: u8) -> Vec<u8> {
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let mut m = vec![family(ip), prefix_len, 0, 0];
+    m.extend_from_slice(&dev.to_ne_bytes());
+    attribute(&mut m, 2, &octets(ip)); // IFA_LOCAL
+    attribute(&mut m, 1, &octets(ip)); // IFA_ADDRESS
+    if let IpAddr::V4(a) = ip
+        && prefix_len < 31
+    {
+        let broadcast = a.to_bits() | (u32::MAX >> prefix_len);
+        attribute(&mut m, 4, &broadcast.to_be_bytes()); // IFA_BROADCAST
+    }
+    if ip.is_ipv6() {
+        attribute(&mut m, 8, &IFA_F_NODAD.to_ne_bytes()); // IFA_FLAGS
+    }
+    m
+}
+
 /// The error number in an acknowledgement; 0 is success.
-fn acknowledged(answer: &[u8]) -> Result<(), Errno> {
+pub(crate) fn acknowledged(answer: &[u8]) -> Result<(), Errno> {
     let kind = answer.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
     let error = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
     match (kind, error) {
@@ -130,7 +141,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 }
 
 /// Appends an attribute, padded to four bytes.
-fn attribute(m: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn attribute(m: &mut Vec<u8>, kind: u16, value: &[u8]) {
     m.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
     m.extend_from_slice(&kind.to_ne_bytes());
     m.extend_from_slice(value);

@@ -80,6 +80,7 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_openat2,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
     libc::SYS_setns,
     libc::SYS_unshare,
     #[cfg(target_arch = "x86_64")]
@@ -90,6 +91,8 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_lstat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
 ];
 
 /// Address families that are ours: AF_INET, AF_INET6, AF_NETLINK, AF_PACKET.

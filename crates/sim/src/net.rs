@@ -91,7 +91,8 @@ impl Net {
                 gw: Some(IpAddr::V4(via.0)),
                 dev: via.1,
                 weight: 0,
-                flags: 0
+                flags: 0,
+                realm: 0
             }],
             metrics: Metrics::default(),
             pref: 0,

@@ -324,7 +324,7 @@ impl World {
         p.meta_mut().dev = dev;
         p.meta_mut().iif = dev;
         match self.ns_mut(ns) {
-            Some(n) => n.netif_rx(p),
+            Some(n) => crate::dev::netem::enqueue_rx(n, p, dev),
             None => p.release(),
         }
     }

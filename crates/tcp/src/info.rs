@@ -130,7 +130,10 @@ impl Tcb {
             sacked: self.rec.sacked_out,
             lost: self.rec.lost_out,
             retrans: self.rec.retrans_out,
-            last_data_sent: ms_since(now, self.snd.last_tx),
+            last_data_sent: ms_since(
+                now,
+                if self.snd.last_tx == Instant::ZERO { s.last_ack_rx } else { self.snd.last_tx },
+            ),
             last_data_recv: ms_since(now, self.ack.last_rx),
             last_ack_recv: ms_since(now, s.last_ack_rx),
             path_mss: u32::from(self.snd.path_mss),

@@ -65,7 +65,11 @@ impl TimeWait {
         Box::new(t)
     }
 
-    fn oow_ack(&mut self, cx: &mut Cx<'_>, mib: Mib, why: DropReason) -> TwVerdict {
+    fn oow_ack(&mut self, cx: &mut Cx<'_>, seg: &Segment, mib: Mib, why: DropReason) -> TwVerdict {
+        // Data is not part of a loop of acknowledgements (tcp_oow_rate_limited).
+        if seg.seq_len() > 0 && !seg.has(TcpFlags::SYN) {
+            return TwVerdict::Ack(self.ack(cx.now));
+        }
         if self.last_oow_ack != Instant::ZERO && cx.now - self.last_oow_ack < cx.cfg.invalid_ratelimit {
             cx.inc(mib);
             return TwVerdict::Drop(why);
@@ -99,7 +103,7 @@ impl TimeWait {
             || (seg.seq.lt(limit) && end.gt(self.rcv_nxt))
             || (seg.seq == limit && end == limit);
         if self.paws_reject(seg) || !in_window {
-            return self.oow_ack(cx, Mib::TcpExtTCPACKSkippedFinWait2, DropReason::TcpOutOfWindow);
+            return self.oow_ack(cx, seg, Mib::TcpExtTCPACKSkippedFinWait2, DropReason::TcpOutOfWindow);
         }
         if seg.has(TcpFlags::RST) {
             return TwVerdict::End;
@@ -112,7 +116,6 @@ impl TimeWait {
         }
         // New data, or a FIN that does not come next: there is nobody to read it.
         if !seg.has(TcpFlags::FIN) || end != self.rcv_nxt + 1 {
-            cx.inc(Mib::TcpExtTCPAbortOnData);
             return TwVerdict::Rst { reset: reset_for(seg).map(Box::new), end: true };
         }
         self.state = State::TimeWait;
@@ -162,7 +165,7 @@ impl TimeWait {
         if paws || seg.has(TcpFlags::ACK) {
             self.deadline = cx.now + TIMEWAIT_LEN;
         }
-        self.oow_ack(cx, Mib::TcpExtTCPACKSkippedTimeWait, DropReason::TcpTimeWait)
+        self.oow_ack(cx, seg, Mib::TcpExtTCPACKSkippedTimeWait, DropReason::TcpTimeWait)
     }
 
     /// Whether an active open may reuse the pair (`tcp_twsk_unique`): the peer's PAWS protects it once the

@@ -71,7 +71,7 @@ fn addresses_and_routes(kernel: &mut Kernel, n: &super::Namespace, ns: NsId) -> 
     Ok(())
 }
 
-fn params(i: Impairment) -> Params {
+pub(super) fn params(i: Impairment) -> Params {
     Params {
         delay: i.delay,
         jitter: i.jitter,
@@ -84,7 +84,7 @@ fn params(i: Impairment) -> Params {
 }
 
 /// An error number as the C library words it.
-fn text(e: Errno) -> String {
+pub(super) fn text(e: Errno) -> String {
     let io = std::io::Error::from_raw_os_error(i32::from(e.0)).to_string();
     io.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -1,10 +1,11 @@
 //! The lab file: namespaces, links, programs (`ferronet up FILE.toml`).
 //!
 //! `doc` reads TOML with positions, `parse` turns it into the model below and checks it as a whole, `run` builds
-//! it on a stack and runs its programs, `report` is the summary.
+//! it on a stack and runs its programs, `hostside` is about TAP devices, `report` is the summary.
 
 mod build;
 mod doc;
+mod hostside;
 mod output;
 mod parse;
 pub(crate) mod report;
@@ -17,7 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// A whole lab, checked: every name refers to something.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Lab {
     /// Decides everything random; random itself when it is not given.
     pub seed: Option<u64>,
@@ -25,6 +26,7 @@ pub(crate) struct Lab {
     pub timeout: Option<Duration>,
     pub namespaces: Vec<Namespace>,
     pub links: Vec<Link>,
+    pub taps: Vec<Tap>,
     pub programs: Vec<Program>,
 }
 
@@ -61,6 +63,18 @@ pub(crate) struct End {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Link {
     pub ends: [End; 2],
+    pub mtu: Option<u32>,
+    pub impairment: Impairment,
+}
+
+/// A TAP device: one end in a namespace, the other an interface of the host, with emulation in both directions.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tap {
+    pub end: End,
+    /// The interface outside.
+    pub host_name: String,
+    /// Addresses with prefix lengths for the interface outside.
+    pub host_addresses: Vec<(IpAddr, u8)>,
     pub mtu: Option<u32>,
     pub impairment: Impairment,
 }

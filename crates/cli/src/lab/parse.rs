@@ -1,7 +1,7 @@
 //! From a file's text to a checked [`Lab`].
 
 use super::doc::{At, LabError, Table, Text, scalar, strings};
-use super::{End, Impairment, Lab, Link, Namespace, Program, Ready, Route};
+use super::{End, Impairment, Lab, Link, Namespace, Program, Ready, Route, Tap};
 use crate::units;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,16 +26,13 @@ fn read(text: Text<'_>) -> Result<Lab, LabError> {
     let timeout = t.duration("timeout")?;
     let namespaces = t.tables("namespace", "a [[namespace]]")?;
     let links = t.tables("link", "a [[link]]")?;
+    let taps = t.tables("tap", "a [[tap]]")?;
     let programs = t.tables("program", "a [[program]]")?;
     t.finish()?;
     if namespaces.is_empty() {
         return Err(t.error("there is no namespace; start with [[namespace]] and name = \"client\""));
     }
-    let mut reader = Reader {
-        text,
-        lab: Lab { seed, timeout, namespaces: Vec::new(), links: Vec::new(), programs: Vec::new() },
-        devices: BTreeSet::new(),
-    };
+    let mut reader = Reader { text, lab: Lab { seed, timeout, ..Lab::default() }, devices: BTreeSet::new() };
     // Names first: links and programs refer to them.
     let mut tables = Vec::new();
     for mut n in namespaces {
@@ -56,6 +53,10 @@ fn read(text: Text<'_>) -> Result<Lab, LabError> {
         let link = reader.link(l)?;
         reader.lab.links.push(link);
     }
+    for t in taps {
+        let tap = reader.tap(t)?;
+        reader.lab.taps.push(tap);
+    }
     for (i, n) in tables.into_iter().enumerate() {
         reader.namespace(i, n)?;
     }
@@ -66,7 +67,7 @@ fn read(text: Text<'_>) -> Result<Lab, LabError> {
 struct Reader<'a> {
     text: Text<'a>,
     lab: Lab,
-    /// `(namespace, device)` that links have made.
+    /// `(namespace, device)` that links and TAP devices have made.
     devices: BTreeSet<(usize, String)>,
 }
 
@@ -117,26 +118,30 @@ impl Reader<'_> {
         };
         let ends = [self.end(a)?, self.end(b)?];
         let mtu = t.number("mtu", 68..=65535)?.map(|n| n as u32);
-        let impairment = Impairment {
-            delay: t.duration("delay")?.unwrap_or_default(),
-            jitter: t.duration("jitter")?.unwrap_or_default(),
-            rate: t.unit("rate", units::rate)?.unwrap_or(0),
-            queue: t.number("queue", 1..=1_000_000)?.unwrap_or(0) as u32,
-            loss: t.unit("loss", units::probability)?.unwrap_or(0),
-            duplicate: t.unit("duplicate", units::probability)?.unwrap_or(0),
-            reorder: t.unit("reorder", units::probability)?.unwrap_or(0),
-        };
-        t.finish()?;
-        if impairment.jitter > impairment.delay {
-            return Err(t.error("`jitter` is more than `delay`; the delay varies by jitter either way"));
-        }
-        if impairment.reorder > 0 && impairment.delay.is_zero() {
-            return Err(t.error("`reorder` needs a `delay`: packets overtake those that are delayed"));
-        }
-        if impairment.queue > 0 && impairment.rate == 0 {
-            return Err(t.error("`queue` needs a `rate`: without one no packet waits"));
-        }
+        let impairment = impairment(&mut t)?;
         Ok(Link { ends, mtu, impairment })
+    }
+
+    fn tap(&mut self, mut t: Table<'_, '_>) -> Result<Tap, LabError> {
+        let end = t.required("end", "\"server:eth0\"")?;
+        let end = self.end(&end)?;
+        let host = t.required("host_name", "\"ferro0\"")?;
+        if !device_name(&host.value) {
+            let text = format!("`{}` is not an interface name: up to 15 letters and digits", host.value);
+            return Err(self.fail(&host, text));
+        }
+        if self.lab.taps.iter().any(|t| t.host_name == host.value) {
+            let text = format!("another [[tap]] already has the host's interface `{}`", host.value);
+            return Err(self.fail(&host, text));
+        }
+        let mut host_addresses = Vec::new();
+        for a in t.strings("host_address")? {
+            host_addresses.push(prefix(&a.value).map_err(|e| self.fail(&a, e))?);
+        }
+        // The host's driver allows no more (drivers/net/tun.c, MAX_MTU and the link header).
+        let mtu = t.number("mtu", 68..=65521)?.map(|n| n as u32);
+        let impairment = impairment(&mut t)?;
+        Ok(Tap { end, host_name: host.value, host_addresses, mtu, impairment })
     }
 
     /// `client:eth0`, a new device.
@@ -151,9 +156,7 @@ impl Reader<'_> {
             ));
         };
         let namespace = self.find_namespace(&At::new(ns.to_owned(), at.span.clone()))?;
-        // dev_valid_name: up to 15 bytes, no slash, colon or blank.
-        let good = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
-        if dev.is_empty() || dev.len() > 15 || !dev.chars().all(good) || dev == "." || dev == ".." {
+        if !device_name(dev) {
             return Err(self.fail(at, format!("`{dev}` is not a device name: up to 15 letters and digits")));
         }
         if matches!(dev, "lo" | "all" | "default") || !self.devices.insert((namespace, dev.to_owned())) {
@@ -201,7 +204,7 @@ impl Reader<'_> {
         let name = &self.lab.namespaces[namespace].name;
         let hint = match units::closest(&dev.value, mine) {
             Some(d) => format!("did you mean `{d}`?"),
-            None => format!("add a [[link]] with the end \"{name}:{}\"", dev.value),
+            None => format!("add a [[link]] or [[tap]] with the end \"{name}:{}\"", dev.value),
         };
         Err(self.fail(dev, format!("`{name}` has no device `{}`; {hint}", dev.value)))
     }
@@ -354,6 +357,36 @@ impl Reader<'_> {
             after,
         ))
     }
+}
+
+/// The settings of an emulated link, the last ones of their table; they must agree with each other.
+fn impairment(t: &mut Table<'_, '_>) -> Result<Impairment, LabError> {
+    let i = Impairment {
+        delay: t.duration("delay")?.unwrap_or_default(),
+        jitter: t.duration("jitter")?.unwrap_or_default(),
+        rate: t.unit("rate", units::rate)?.unwrap_or(0),
+        queue: t.number("queue", 1..=1_000_000)?.unwrap_or(0) as u32,
+        loss: t.unit("loss", units::probability)?.unwrap_or(0),
+        duplicate: t.unit("duplicate", units::probability)?.unwrap_or(0),
+        reorder: t.unit("reorder", units::probability)?.unwrap_or(0),
+    };
+    t.finish()?;
+    if i.jitter > i.delay {
+        return Err(t.error("`jitter` is more than `delay`; the delay varies by jitter either way"));
+    }
+    if i.reorder > 0 && i.delay.is_zero() {
+        return Err(t.error("`reorder` needs a `delay`: packets overtake those that are delayed"));
+    }
+    if i.queue > 0 && i.rate == 0 {
+        return Err(t.error("`queue` needs a `rate`: without one no packet waits"));
+    }
+    Ok(i)
+}
+
+/// `dev_valid_name`: up to 15 bytes, no slash, colon or blank.
+fn device_name(dev: &str) -> bool {
+    let good = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
+    !dev.is_empty() && dev.len() <= 15 && dev.chars().all(good) && dev != "." && dev != ".."
 }
 
 /// `tcp:80`, `udp:53`, `output:text`.

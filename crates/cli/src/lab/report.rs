@@ -68,13 +68,15 @@ pub(crate) fn gather(kernel: &mut Kernel, lab: &Lab, ids: &[NsId], outcomes: Vec
         for d in ns.devs.iter() {
             if let Some(netem) = &d.netem {
                 let s = netem.stats;
+                // What was lost on the way in belongs to the same link.
+                let rx = d.netem_rx.as_ref().map(|n| n.stats).unwrap_or_default();
                 r.links.push((
                     n.name.clone(),
                     d.name.clone(),
                     d.stats.tx_packets,
                     d.stats.tx_bytes,
-                    s.lost,
-                    s.overflowed,
+                    s.lost + rx.lost,
+                    s.overflowed + rx.overflowed,
                 ));
             }
         }
@@ -97,25 +99,35 @@ fn snmp_value(text: &str, group: &str, name: &str) -> Option<u64> {
 
 /// Conversations, counted at their senders, grouped by the two namespaces and the server's port.
 fn talks(kernel: &Kernel, lab: &Lab, ids: &[NsId]) -> Vec<Talk> {
+    let outside = |ip: IpAddr| lab.taps.iter().any(|t| t.host_addresses.iter().any(|(a, _)| *a == ip));
     let owner = |ip: IpAddr| {
         let named = lab.namespaces.iter().find(|n| n.addresses.iter().any(|(_, a, _)| *a == ip));
         named.map(|n| n.name.clone())
+    };
+    let name = |ip: IpAddr| {
+        let host = outside(ip).then(|| "host".to_owned());
+        owner(ip).or(host).unwrap_or_else(|| ip.to_string())
     };
     // Both directions of a flow, keyed by the end that is not the server.
     let mut groups: BTreeMap<(String, String, String), Talk> = BTreeMap::new();
     for (n, &id) in lab.namespaces.iter().zip(ids) {
         let Some(ns) = kernel.world.ns(id) else { continue };
-        for flows in ns.devs.iter().filter_map(|d| d.netem.as_ref()?.flows.as_ref()) {
+        let sent = ns.devs.iter().filter_map(|d| Some((d.netem.as_ref()?, false)));
+        let received = ns.devs.iter().filter_map(|d| Some((d.netem_rx.as_ref()?, true)));
+        for (flows, from_outside) in sent.chain(received).filter_map(|(n, rx)| Some((n.flows.as_ref()?, rx)))
+        {
             for (key, count) in flows.sorted() {
-                // A router counts what it forwards again; only the sender's own count is taken.
-                if owner(key.src).as_ref() != Some(&n.name) {
+                // A router counts what it forwards again; only the sender's own count is taken, or that of the device where
+                // a packet came in.
+                let sender = owner(key.src);
+                if if from_outside { sender.is_some() } else { sender.as_ref() != Some(&n.name) } {
                     continue;
                 }
-                let to = owner(key.dst).unwrap_or_else(|| key.dst.to_string());
+                let (from, to) = (name(key.src), name(key.dst));
                 let is_server = key.sport != 0 && key.sport < key.dport;
                 let service = key.sport.min(key.dport);
                 let what = describe(key.proto, service);
-                let (a, b) = if is_server { (to, n.name.clone()) } else { (n.name.clone(), to) };
+                let (a, b) = if is_server { (to, from) } else { (from, to) };
                 // Without ports the namespace that comes first in the file is the first.
                 let swap = service == 0 && position(lab, &a) > position(lab, &b);
                 let (a, b, reverse) = if swap { (b, a, !is_server) } else { (a, b, is_server) };

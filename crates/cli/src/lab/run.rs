@@ -2,7 +2,7 @@
 
 use super::output::Prefixed;
 use super::report::{self, Outcome};
-use super::{Lab, Program, Ready, build};
+use super::{Lab, Program, Ready, build, hostside};
 use crate::args::UpArgs;
 use crate::serve;
 use ferronet_core::NsId;
@@ -53,6 +53,7 @@ pub(crate) fn up(args: &UpArgs, lab: &Lab) -> Result<u8, String> {
         seed: lab.seed.unwrap_or_else(crate::session::seed),
         ..crate::session::kernel()
     };
+    let taps = hostside::open(lab)?;
     let mut session = Session::new(&Config { kernel, name }).map_err(|e| e.to_string())?;
     serve::install(&mut session, &format!("up {}", args.file.display()));
     let ids: Vec<NsId> = lab
@@ -60,6 +61,7 @@ pub(crate) fn up(args: &UpArgs, lab: &Lab) -> Result<u8, String> {
         .iter()
         .map(|n| session.namespace(&n.name).map_err(|e| format!("namespace {}: {e}", n.name)))
         .collect::<Result<_, _>>()?;
+    hostside::attach(&mut session, lab, &ids, taps)?;
     build::build(session.kernel(), lab, &ids)?;
     let mut runner = Runner::new(session, lab, ids, args.json);
     let interrupted = runner.run()?;

@@ -72,7 +72,12 @@ impl Running {
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(mut c: Command) -> Ended {
+pub(crate) fn run(c: Command) -> Ended {
+    run_for(c, PATIENCE.as_secs() as u32)
+}
+
+/// Runs a command to its end, which must come within this many seconds.
+pub(crate) fn run_for(mut c: Command, seconds: u32) -> Ended {
     let mut child = c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ferronet starts");
     let reader = |mut r: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
@@ -83,7 +88,7 @@ pub(crate) fn run(mut c: Command) -> Ended {
     };
     let out = reader(Box::new(child.stdout.take().expect("piped")));
     let err = reader(Box::new(child.stderr.take().expect("piped")));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + Duration::from_secs(seconds.into());
     let status = loop {
         if let Some(s) = child.try_wait().expect("waiting for ferronet") {
             break s;

@@ -26,6 +26,8 @@ const IFF_NO_PI: i16 = 0x1000;
 const IFF_VNET_HDR: i16 = 0x4000;
 /// TUN_F_CSUM, TSO4, TSO6 and TSO_ECN.
 const OFFLOADS: libc::c_ulong = 0x01 | 0x02 | 0x04 | 0x08;
+/// TUN_F_CSUM alone.
+const OFFLOAD_CSUM: libc::c_ulong = 0x01;
 /// TUN_F_USO4 and USO6, since Linux 6.2.
 const OFFLOAD_UDP: libc::c_ulong = 0x20 | 0x40;
 
@@ -96,6 +98,18 @@ impl Tap {
         let end = req.iter().take(16).position(|b| *b == 0).unwrap_or(16);
         let name = String::from_utf8_lossy(req.get(..end).unwrap_or_default()).into_owned();
         Ok(Self { fd, name })
+    }
+
+    /// From now on the host cuts large frames to the MTU before they come: for an emulated link, which carries frames as a
+    /// wire does. Checksums are still left to us.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn without_segmentation(&self) -> Result<()> {
+        // SAFETY: the argument is a number.
+        cvt(unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNSETOFFLOAD, OFFLOAD_CSUM) }.into())
+            .map(drop)
+            .map_err(HostError::step(format!("TUNSETOFFLOAD for the TAP interface `{}`", self.name)))
     }
 
     /// The interface's name in the host.

@@ -62,13 +62,15 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
     match nr {
         libc::SYS_socket => socket::socket(s, call),
         libc::SYS_openat | libc::SYS_openat2 => procfs::open(s, call),
-        libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2 => {
-            stat::stat(s, call)
-        }
+        libc::SYS_newfstatat
+        | libc::SYS_statx
+        | libc::SYS_faccessat
+        | libc::SYS_faccessat2
+        | libc::SYS_readlinkat => stat::stat(s, call),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open => procfs::open(s, call),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_stat | libc::SYS_lstat | libc::SYS_access => stat::stat(s, call),
+        libc::SYS_stat | libc::SYS_lstat | libc::SYS_access | libc::SYS_readlink => stat::stat(s, call),
         libc::SYS_setns | libc::SYS_unshare => {
             s.tasks.forget_net(call.n.tid);
             Answer::Continue

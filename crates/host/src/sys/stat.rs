@@ -1,4 +1,4 @@
-//! stat, statx and access of names in /proc/sys/net: they are the stack's, not the kernel's.
+//! stat, statx, access and readlink of names in /proc/sys/net: they are the stack's, not the kernel's.
 
 use ferronet_core::NsId;
 
@@ -10,8 +10,14 @@ use crate::sys::procfs::exists;
 /// Serves the stat family.
 pub(crate) fn stat(s: &mut Supervisor, call: &Call) -> Answer {
     let n = &call.n;
-    let at =
-        matches!(n.nr, libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2);
+    let at = matches!(
+        n.nr,
+        libc::SYS_newfstatat
+            | libc::SYS_statx
+            | libc::SYS_faccessat
+            | libc::SYS_faccessat2
+            | libc::SYS_readlinkat
+    );
     let (dirfd, ptr) = if at { (n.int(0), n.ptr(1)) } else { (libc::AT_FDCWD, n.ptr(0)) };
     let Some(Target::Sys(ns, path)) = classify(s, call, dirfd, ptr) else { return Answer::Continue };
     if path.starts_with("sys/net/unix") {
@@ -23,6 +29,10 @@ pub(crate) fn stat(s: &mut Supervisor, call: &Call) -> Answer {
         libc::SYS_statx => mem::write(n.tid, n.ptr(4), &statx_bytes(mode)),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_stat | libc::SYS_lstat => write_stat(n.tid, n.ptr(1), mode),
+        // Nothing there is a link; realpath(3), which sysctl(8) calls, goes on with EINVAL and gives up with ENOENT.
+        libc::SYS_readlinkat => Err(libc::EINVAL),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_readlink => Err(libc::EINVAL),
         _ => Ok(()),
     };
     match r {

@@ -88,7 +88,7 @@ pub(super) fn igmp(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
         }
         let _ = writeln!(s, "{}\t{:<10}: {:>5} {:>7}", d.index.0, d.name, v4.len(), "V3");
         // The newest group comes first, 224.0.0.1 last, as it was joined first.
-        for (a, users) in v4.iter().rev() {
+        for (a, users) in &v4 {
             let raw = u32::from_le_bytes(a.octets());
             let _ = writeln!(s, "\t\t\t\t{raw:08X} {users:>5} 0:00000000\t\t0");
         }
@@ -108,7 +108,7 @@ pub(super) fn igmp6(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
             IpAddr::V6(a) => Some((*a, *n)),
             IpAddr::V4(_) => None,
         });
-        for (a, users) in v6.collect::<Vec<_>>().into_iter().rev() {
+        for (a, users) in v6 {
             // Reports are not sent for all-nodes and interface scope (RFC 2710 §5).
             let flags = match a.segments() {
                 [0xff02, 0, 0, 0, 0, 0, 0, 1] => NOREPORT | REPORTER,

@@ -66,7 +66,10 @@ fn route(
         scope: if via.is_some_and(|v| v.1.is_none()) { 253 } else { 0 },
         kind,
         prefsrc: None,
-        nexthops: via.into_iter().map(|(dev, g)| NextHop { gw: gw(g), dev, weight: 0, flags: 0 }).collect(),
+        nexthops: via
+            .into_iter()
+            .map(|(dev, g)| NextHop { gw: gw(g), dev, weight: 0, flags: 0, realm: 0 })
+            .collect(),
         metrics: Metrics::default(),
         pref: 0,
         expires: None,

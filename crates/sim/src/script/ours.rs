@@ -70,7 +70,13 @@ impl Ferronet {
             scope: 0,
             kind: RouteType::Unicast,
             prefsrc: None,
-            nexthops: smallvec::smallvec![NextHop { gw: Some(via), dev: self.dev, weight: 0, flags: 0 }],
+            nexthops: smallvec::smallvec![NextHop {
+                gw: Some(via),
+                dev: self.dev,
+                weight: 0,
+                flags: 0,
+                realm: 0
+            }],
             metrics: Metrics::default(),
             pref: 0,
             expires: None,

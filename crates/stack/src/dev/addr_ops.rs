@@ -16,7 +16,8 @@ pub const MAX_ADDRS: usize = 65_536;
 /// Adds an IPv4 address (`__inet_insert_ifa`), with its local, broadcast and prefix routes.
 ///
 /// # Errors
-/// `ENODEV`; `EEXIST` for the same address and prefix; `EINVAL` for a bad prefix length.
+/// `ENODEV`; `EEXIST` for the same address and prefix; `EINVAL` for a bad prefix length, or a scope other than that of
+/// the subnet's first address.
 pub fn inet_insert_ifa(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Result<(), Errno> {
     let now = ns.env.now;
     let d = ns.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
@@ -29,6 +30,9 @@ pub fn inet_insert_ifa(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Resul
         if o.prefix_len == a.prefix_len && o.contains(a.peer) {
             if o.local == a.local {
                 return Err(Errno::EEXIST);
+            }
+            if o.scope != a.scope {
+                return Err(Errno::EINVAL);
             }
             a.flags |= ifa_f::SECONDARY;
         }
@@ -43,17 +47,23 @@ pub fn inet_insert_ifa(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Resul
         d.conf4_set = u64::MAX;
         d.neigh4_set = u32::MAX;
     }
-    // Primaries come before secondaries, each in order of addition; IPv6 after IPv4.
-    let rank = |x: &IfAddr| match x.local {
-        IpAddr::V4(_) => u8::from(x.flags & ifa_f::SECONDARY != 0),
-        IpAddr::V6(_) => 2,
-    };
-    let at = d.addrs.partition_point(|x| rank(x) <= rank(&a));
+    let at = place(&d.addrs, &a);
     d.addrs.insert(at, a.clone());
     ns.devs.generation += 1;
     ns.notify.push(Notify::AddrNew(dev, IpAddr::V4(local), a.prefix_len));
     fib_add_ifaddr(ns, dev, &a);
     Ok(())
+}
+
+/// Where a new IPv4 address goes (`__inet_insert_ifa`): a primary behind the last primary of its scope or a wider one, a
+/// secondary at the end; IPv6 comes after IPv4.
+fn place(addrs: &[IfAddr], a: &IfAddr) -> usize {
+    let v4 = addrs.partition_point(|x| matches!(x.local, IpAddr::V4(_)));
+    if a.flags & ifa_f::SECONDARY != 0 {
+        return v4;
+    }
+    let before = |x: &IfAddr| x.flags & ifa_f::SECONDARY == 0 && a.scope <= x.scope;
+    addrs[..v4].iter().rposition(before).map_or(0, |i| i + 1)
 }
 
 /// Removes an IPv4 address (`inet_del_ifa`). Secondaries of a removed primary go too, or the first is
@@ -75,24 +85,19 @@ pub fn inet_del_ifa(
         .position(|a| a.local == local && prefix_len.is_none_or(|n| n == a.prefix_len))
         .ok_or(Errno::EADDRNOTAVAIL)?;
     let gone = d.addrs.remove(i);
-    let promote = d.conf4.get(Conf4::PromoteSecondaries) != 0;
+    let own = d.conf4.get(Conf4::PromoteSecondaries) != 0;
+    let promote = own || ns.conf.all4.get(Conf4::PromoteSecondaries) != 0;
     let mut removed = vec![gone.clone()];
-    let mut promoted = None;
     if gone.flags & ifa_f::SECONDARY == 0 {
-        let same = |a: &IfAddr| {
-            a.flags & ifa_f::SECONDARY != 0 && a.prefix_len == gone.prefix_len && gone.contains(a.peer)
-        };
-        if promote {
-            if let Some(a) = d.addrs.iter_mut().find(|a| same(a)) {
-                a.flags &= !ifa_f::SECONDARY;
-                promoted = Some(a.clone());
-            }
-        } else {
-            let (out, keep) = core::mem::take(&mut d.addrs).into_iter().partition(same);
-            d.addrs = keep;
-            let out: Vec<IfAddr> = out;
-            removed.extend(out);
+        let same = |a: &IfAddr| secondary_of(a, &gone);
+        if promote && d.addrs.iter().any(same) {
+            promote_secondary(ns, dev, gone);
+            return Ok(());
         }
+        let (out, keep) = core::mem::take(&mut d.addrs).into_iter().partition(same);
+        d.addrs = keep;
+        let out: Vec<IfAddr> = out;
+        removed.extend(out);
     }
     ns.devs.generation += 1;
     // Secondaries first, the primary last, as the kernel reports them.
@@ -100,11 +105,59 @@ pub fn inet_del_ifa(
         fib_del_ifaddr(ns, dev, &a);
         ns.notify.push(Notify::AddrDel(dev, Box::new(a)));
     }
-    if let Some(a) = promoted {
-        ns.notify.push(Notify::AddrNew(dev, a.local, a.prefix_len));
+    Ok(())
+}
+
+/// Is `a` a secondary of the subnet of `primary`?
+fn secondary_of(a: &IfAddr, primary: &IfAddr) -> bool {
+    a.flags & ifa_f::SECONDARY != 0 && a.prefix_len == primary.prefix_len && primary.contains(a.peer)
+}
+
+/// The first secondary takes the place of a primary that was removed; the others name it as their source
+/// (`__inet_del_ifa`).
+fn promote_secondary(ns: &mut Namespace, dev: IfIndex, gone: IfAddr) {
+    let Some(d) = ns.devs.get_mut(dev) else { return };
+    let (mut subnet, keep): (Vec<IfAddr>, Vec<IfAddr>) =
+        core::mem::take(&mut d.addrs).into_iter().partition(|a| secondary_of(a, &gone));
+    d.addrs = keep;
+    ns.devs.generation += 1;
+    for a in subnet.iter().chain([&gone]) {
+        fib_del_ifaddr(ns, dev, a);
+    }
+    ns.notify.push(Notify::AddrDel(dev, Box::new(gone)));
+    if let Some(a) = subnet.first_mut() {
+        a.flags &= !ifa_f::SECONDARY;
+    }
+    for (i, a) in subnet.into_iter().enumerate() {
+        let Some(d) = ns.devs.get_mut(dev) else { return };
+        let at = place(&d.addrs, &a);
+        d.addrs.insert(at, a.clone());
+        if i == 0 {
+            ns.notify.push(Notify::AddrNew(dev, a.local, a.prefix_len));
+        }
         fib_add_ifaddr(ns, dev, &a);
     }
-    Ok(())
+}
+
+/// The metric of an address changes, and with it its prefix route (`fib_modify_prefix_metric`).
+pub fn fib_modify_prefix_metric(ns: &mut Namespace, dev: IfIndex, a: &IfAddr, metric: u32) {
+    let up = ns.devs.get(dev).is_some_and(super::Device::is_up);
+    let new = IfAddr { metric, ..a.clone() };
+    let prefix_route = |ns: &Namespace, a: &IfAddr| {
+        let all = ifaddr_routes(ns, dev, a, up).into_iter();
+        all.skip(1).find(|r| matches!(r.kind, RouteType::Unicast | RouteType::Local))
+    };
+    let Some((old, new)) = prefix_route(ns, a).zip(prefix_route(ns, &new)) else { return };
+    let how = How { create: true, excl: false, replace: false, append: true };
+    let t = ns.fib.table_mut(Family::V4, new.table);
+    if t.insert(new.clone(), how).is_ok() {
+        ns.notify.push(Notify::RouteNew(Box::new(new)));
+    }
+    let t = ns.fib.table_mut(Family::V4, old.table);
+    let same = |e: &FibEntry| e.kind == old.kind && e.prefsrc == old.prefsrc && e.priority == old.priority;
+    if let Ok(e) = t.remove(old.dst, old.dst_len, same) {
+        ns.notify.push(Notify::RouteDel(Box::new(e)));
+    }
 }
 
 /// A route that the kernel makes for an address (`fib_magic`).
@@ -119,7 +172,7 @@ fn magic(kind: RouteType, dst: Ipv4Addr, len: u8, dev: IfIndex, a: &IfAddr, metr
         scope: if kind == RouteType::Local { scope::HOST } else { scope::LINK },
         kind,
         prefsrc: Some(a.local),
-        nexthops: smallvec::smallvec![NextHop { gw: None, dev, weight: 0, flags: 0 }],
+        nexthops: smallvec::smallvec![NextHop { gw: None, dev, weight: 0, flags: 0, realm: 0 }],
         metrics: Metrics::default(),
         pref: 0,
         expires: None,
@@ -134,7 +187,12 @@ fn net_broadcast(a: Ipv4Addr, len: u8) -> Ipv4Addr {
 /// The routes of an address: (route, belongs to the prefix rather than to the address).
 fn ifaddr_routes(ns: &Namespace, dev: IfIndex, a: &IfAddr, up: bool) -> Vec<FibEntry> {
     let (IpAddr::V4(local), IpAddr::V4(peer)) = (a.local, a.peer) else { return Vec::new() };
-    let mut out = vec![magic(RouteType::Local, local, 32, dev, a, 0)];
+    // The source of a secondary's own route is its primary (fib_add_ifaddr).
+    let secondary = a.flags & ifa_f::SECONDARY != 0;
+    let same =
+        |o: &&IfAddr| o.flags & ifa_f::SECONDARY == 0 && o.prefix_len == a.prefix_len && o.contains(a.peer);
+    let primary = ns.devs.get(dev).and_then(|d| d.addrs.iter().find(same)).filter(|_| secondary);
+    let mut out = vec![magic(RouteType::Local, local, 32, dev, primary.unwrap_or(a), 0)];
     if !up {
         return out;
     }
@@ -183,8 +241,9 @@ fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
         }
         let t = ns.fib.table_mut(Family::V4, r.table);
         let same = |e: &FibEntry| {
+            // The route of a secondary names its primary as the source.
             e.kind == r.kind
-                && e.prefsrc == r.prefsrc
+                && (r.kind == RouteType::Local || e.prefsrc == r.prefsrc)
                 && e.nexthops == r.nexthops
                 && e.protocol == proto::KERNEL
         };
@@ -217,9 +276,21 @@ pub fn remove_routes(ns: &mut Namespace, gone: impl Fn(&FibEntry) -> bool) {
     }
 }
 
+/// The next hops through a device that went down are dead; routes without others go (`fib_sync_down_dev`,
+/// `fib6_ifdown`).
+pub fn fib_sync_down_dev(ns: &mut Namespace, family: Family, dev: IfIndex) {
+    let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
+    for id in ids {
+        for e in ns.fib.table_mut(family, id).dev_down(dev) {
+            ns.notify.push(Notify::RouteDel(Box::new(e)));
+        }
+    }
+}
+
 /// A device went up: `lo` gets 127.0.0.1, address routes return (`inetdev_event`, `fib_netdev_event`).
 pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
     let Some(d) = ns.devs.get(dev) else { return };
+    let carrier = d.carrier;
     let v4: Vec<IfAddr> = d.addrs.iter().filter(|a| matches!(a.local, IpAddr::V4(_))).cloned().collect();
     if d.is_loopback() && v4.is_empty() {
         let a = IfAddr {
@@ -232,6 +303,12 @@ pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
     for a in &v4 {
         fib_add_ifaddr(ns, dev, a);
     }
+    for family in [Family::V4, Family::V6] {
+        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
+        for id in ids {
+            ns.fib.table_mut(family, id).dev_up(dev, carrier);
+        }
+    }
     crate::ipv4::igmp::ip_mc_up(ns, dev);
     crate::ipv6::addrconf::dev_up(ns, dev);
 }
@@ -241,11 +318,7 @@ pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
     crate::ipv6::addrconf::dev_down(ns, dev);
     crate::ipv4::igmp::ip_mc_down(ns, dev);
     ns.inet6.redirects.forget_dev(dev);
-    remove_routes(ns, |e| {
-        Family::of(e.dst) == Family::V4
-            && e.kind != RouteType::Local
-            && e.nexthops.iter().any(|n| n.dev == dev)
-    });
+    fib_sync_down_dev(ns, Family::V4, dev);
     ns.neigh.flush_dev(&mut ns.env, dev, false);
 }
 

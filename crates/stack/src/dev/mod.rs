@@ -146,6 +146,8 @@ pub struct Device {
     pub igmp: crate::ipv4::igmp::Igmp,
     /// Link emulation on transmit, when set.
     pub netem: Option<Box<netem::Netem>>,
+    /// Link emulation on receive, when set: for devices whose other end is not ours (back ends).
+    pub netem_rx: Option<Box<netem::Netem>>,
 }
 
 impl Device {
@@ -337,6 +339,7 @@ impl Device {
             inet6: crate::ipv6::Inet6Dev::default(),
             igmp: crate::ipv4::igmp::Igmp::default(),
             netem: None,
+            netem_rx: None,
         }
     }
 }

@@ -4,6 +4,9 @@
 //! way for `delay` ± `jitter`. A link keeps the order of frames: jitter alone never reorders (in tc-netem it does);
 //! `reorder` does, by sending a frame without the delay. Frames are cut to the MTU before they come here when the
 //! link is slow, late or lossy, because a wire does not carry 64 KiB frames.
+//!
+//! Both directions of a veth are emulated at their senders. A device whose other end is in the host has the direction
+//! from there emulated as frames come in (`enqueue_rx`), as tc-netem(8) does it with an ifb device.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +16,7 @@ use ferronet_core::timer::TimerId;
 use ferronet_core::{DropReason, Env, IfIndex, Instant, Packet};
 use ferronet_wire::ethernet::ETH_HLEN;
 
+use super::Device;
 use super::flows::Flows;
 use crate::ns::Namespace;
 
@@ -89,6 +93,12 @@ impl Netem {
     pub fn new(params: Params) -> Self {
         let mut n = Netem::default();
         n.params = params;
+        n
+    }
+
+    fn with_flows(params: Params, flows: Option<Flows>) -> Box<Self> {
+        let mut n = Box::new(Netem::new(params));
+        n.flows = flows;
         n
     }
 
@@ -210,24 +220,35 @@ impl Drop for Netem {
 /// Puts emulation on a device, or takes it away; frames inside go with it. `account` records who talks to whom.
 /// `false` when there is no such device.
 pub fn configure(ns: &mut Namespace, dev: IfIndex, params: Option<Params>, account: bool) -> bool {
-    let hash = account.then(|| Flows::new(&mut ns.env.rng));
+    let flows = account.then(|| Flows::new(&mut ns.env.rng));
     let Some(d) = ns.devs.get_mut(dev) else { return false };
-    if let Some(mut old) = d.netem.take() {
-        ns.env.timers.cancel(&mut old.timer);
-        while let Some(p) = old.pop(Instant::NEVER) {
-            ns.env.drop(p, DropReason::QdiscDrop);
-        }
+    if params.is_some_and(|p| !p.is_transparent()) {
+        d.features.tso = false;
+        d.features.uso = false;
     }
-    if let Some(params) = params {
-        if !params.is_transparent() {
-            d.features.tso = false;
-            d.features.uso = false;
-        }
-        let mut n = Netem::new(params);
-        n.flows = hash;
-        d.netem = Some(Box::new(n));
-    }
+    let new = params.map(|p| Netem::with_flows(p, flows));
+    let old = core::mem::replace(&mut d.netem, new);
+    forget(ns, old);
     true
+}
+
+/// As [`configure`], for frames that come in from the other end of a back end. The sender must cut large frames itself.
+pub fn configure_rx(ns: &mut Namespace, dev: IfIndex, params: Option<Params>, account: bool) -> bool {
+    let flows = account.then(|| Flows::new(&mut ns.env.rng));
+    let Some(d) = ns.devs.get_mut(dev) else { return false };
+    let new = params.map(|p| Netem::with_flows(p, flows));
+    let old = core::mem::replace(&mut d.netem_rx, new);
+    forget(ns, old);
+    true
+}
+
+/// An emulation was taken away, with what is on its way in it.
+fn forget(ns: &mut Namespace, old: Option<Box<Netem>>) {
+    let Some(mut old) = old else { return };
+    ns.env.timers.cancel(&mut old.timer);
+    while let Some(p) = old.pop(Instant::NEVER) {
+        ns.env.drop(p, DropReason::QdiscDrop);
+    }
 }
 
 /// A frame enters the emulated link.
@@ -252,22 +273,50 @@ pub fn enqueue(ns: &mut Namespace, p: Packet, dev: IfIndex) {
     on_timer(ns, dev);
 }
 
-/// The device's timer fired: frames whose time has come leave.
+/// A frame comes in from the other end of a device; it is handled when its time has come.
+pub fn enqueue_rx(ns: &mut Namespace, p: Packet, dev: IfIndex) {
+    let Some((network, n)) = ns.devs.get_mut(dev).and_then(|d| {
+        let header = if d.has_ethernet() { ETH_HLEN } else { 0 };
+        d.netem_rx.as_mut().map(|n| (header, n))
+    }) else {
+        ns.netif_rx(p);
+        return;
+    };
+    if let Some(f) = &mut n.flows {
+        f.account(&p, network);
+    }
+    if n.params.is_transparent() {
+        n.stats.sent += 1;
+        ns.netif_rx(p);
+        return;
+    }
+    n.push(&mut ns.env, p);
+    on_timer(ns, dev);
+}
+
+/// The device's timer fired: frames whose time has come leave, and come in.
 pub fn on_timer(ns: &mut Namespace, dev: IfIndex) {
-    let now = ns.env.now;
-    loop {
-        let Some(n) = ns.devs.get_mut(dev).and_then(|d| d.netem.as_mut()) else { return };
-        let Some(p) = n.pop(now) else {
-            match n.next_deadline() {
-                Some(at) => ns.env.timers.rearm(&mut n.timer, at, TimerKey::Qdisc(dev)),
-                None => {
-                    ns.env.timers.cancel(&mut n.timer);
-                }
-            }
-            return;
-        };
+    while let Some(p) = due(ns, dev, |d| d.netem.as_deref_mut()) {
         super::tx::dev_hard_start_xmit(ns, p, dev);
     }
+    while let Some(p) = due(ns, dev, |d| d.netem_rx.as_deref_mut()) {
+        ns.netif_rx(p);
+    }
+}
+
+/// The next frame of one direction whose time has come; without one the timer is set for the next.
+fn due(ns: &mut Namespace, dev: IfIndex, which: fn(&mut Device) -> Option<&mut Netem>) -> Option<Packet> {
+    let n = which(ns.devs.get_mut(dev)?)?;
+    if let Some(p) = n.pop(ns.env.now) {
+        return Some(p);
+    }
+    match n.next_deadline() {
+        Some(at) => ns.env.timers.rearm(&mut n.timer, at, TimerKey::Qdisc(dev)),
+        None => {
+            ns.env.timers.cancel(&mut n.timer);
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -85,11 +85,6 @@ pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
             ns.env.drop(p, DropReason::PktTooSmall);
             return;
         }
-        if p.meta().pkt_type == PktType::Multicast
-            && let Some(dev) = ns.devs.get_mut(dev_index)
-        {
-            dev.stats.multicast += 1;
-        }
     } else {
         let proto = match p.data().first().map(|b| b >> 4) {
             Some(4) => ETH_P_IP,
@@ -173,10 +168,9 @@ fn eth_type_trans(p: &mut Packet, own: MacAddr, loopback: bool) -> bool {
     p.pull(ETH_HLEN)
 }
 
-/// Counts the bytes and the ECN code point of a received IPv4 packet (`IpExt`).
+/// Counts the ECN code point of a received IPv4 packet (`IpExt`).
 #[inline]
-pub(crate) fn count_in_octets(ns: &mut Namespace, len: u64, tos: u8, segs: u64) {
-    ns.env.mib.add(Mib::IpExtInOctets, len);
+pub(crate) fn count_ecn(ns: &mut Namespace, tos: u8, segs: u64) {
     let ect = match tos & 3 {
         0 => Mib::IpExtInNoECTPkts,
         1 => Mib::IpExtInECT1Pkts,

@@ -93,7 +93,6 @@ fn start_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
     }
     if !d.carrier {
         d.stats.tx_dropped += 1;
-        d.stats.tx_carrier_errors += 1;
         ns.env.drop(p, DropReason::NoCarrier);
         return;
     }

@@ -138,7 +138,7 @@ impl Fib {
             match rule.action {
                 RuleAction::ToTable => {
                     let Some(t) = self.table(family, rule.table) else { continue };
-                    let hit = t.lookup(flow.dst, flow.tos, |e| pick(rule, e, flow, make));
+                    let hit = t.lookup(flow.dst, flow.tos, |e| pick((rule, devs), e, flow, make));
                     if let Some(Some(r)) = hit {
                         return Some(r);
                     }
@@ -160,7 +160,7 @@ impl Fib {
 
 /// Whether an entry serves the flow. `Some(None)` ends the search in this table (throw, suppression).
 fn pick<R>(
-    rule: &Rule,
+    (rule, devs): (&Rule, &Devices),
     e: &FibEntry,
     flow: &Flow,
     make: &mut dyn FnMut(&FibEntry, Option<&NextHop>) -> R,
@@ -189,6 +189,8 @@ fn pick<R>(
         point = point.wrapping_sub(w);
         here
     })?;
+    let group = devs.get(nh.dev).map(|d| d.group);
+    let suppressed = suppressed || (rule.suppress_ifgroup.is_some() && group == rule.suppress_ifgroup);
     Some((!suppressed).then(|| make(e, Some(nh))))
 }
 
@@ -220,7 +222,8 @@ fn matches_rule(r: &Rule, f: &Flow, devs: &Devices) -> bool {
         name.as_ref().is_none_or(|n| devs.get(i).is_some_and(|d| d.name == *n))
     };
     let in_range = |r: Option<(u16, u16)>, p: u16| r.is_none_or(|(a, b)| p >= a && p <= b);
-    let hit = in_prefix(r.src, f.src)
+    let hit = !r.l3mdev
+        && in_prefix(r.src, f.src)
         && in_prefix(r.dst, f.dst)
         && (r.tos == 0 || r.tos == f.tos)
         && dev_is(&r.iif, f.iif)

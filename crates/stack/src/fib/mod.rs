@@ -99,6 +99,8 @@ pub struct NextHop {
     pub weight: u8,
     /// `RTNH_F_*` (onlink 4, linkdown 16, dead 1).
     pub flags: u8,
+    /// `RTA_FLOW`: realm of the destination, and of the source in the upper half; kept for those who ask.
+    pub realm: u32,
 }
 
 /// Per-route metrics (`RTAX_*`); 0 means not set.
@@ -107,6 +109,8 @@ pub struct NextHop {
 pub struct Metrics {
     pub mtu: u32,
     pub mtu_lock: bool,
+    /// `RTAX_LOCK`: bit n stands for metric n.
+    pub lock: u32,
     pub advmss: u32,
     pub window: u32,
     pub rtt: u32,
@@ -120,6 +124,8 @@ pub struct Metrics {
     pub rto_min: u32,
     pub quickack: u32,
     pub features: u32,
+    /// `congctl`.
+    pub cc: Option<ferronet_tcp::CongAlg>,
 }
 
 /// A route as `ip route` shows it.
@@ -188,6 +194,12 @@ pub struct Rule {
     pub table: u32,
     /// `suppress_prefixlength`.
     pub suppress_prefixlen: Option<u32>,
+    /// `suppress_ifgroup`.
+    pub suppress_ifgroup: Option<u32>,
+    /// `l3mdev`: the table of the master device. There are no such masters, so it never matches.
+    pub l3mdev: bool,
+    /// `realms SRC/DST`; kept for those who ask.
+    pub realms: u32,
     /// `RTPROT_*`.
     pub protocol: u8,
 }
@@ -218,6 +230,8 @@ pub struct Fib {
     rules: Vec<Rule>,
     /// The rules are the three of a fresh namespace: local and main are looked up directly.
     plain: [bool; 2],
+    /// There was another IPv4 rule once: until then the kernel keeps local within main (`fib_unmerge`).
+    unmerged: bool,
     /// Bumped by every change.
     pub generation: u64,
 }
@@ -237,7 +251,8 @@ impl Fib {
     /// The rules of a fresh namespace (IPv4: 0, 32766, 32767; IPv6: 0, 32766) and empty tables.
     #[must_use]
     pub fn new() -> Self {
-        let mut f = Fib { tables: Vec::new(), rules: Vec::new(), plain: [true; 2], generation: 1 };
+        let mut f =
+            Fib { tables: Vec::new(), rules: Vec::new(), plain: [true; 2], unmerged: false, generation: 1 };
         for family in [Family::V4, Family::V6] {
             for (priority, table) in
                 [(0, table_id::LOCAL), (32766, table_id::MAIN), (32767, table_id::DEFAULT)]
@@ -276,7 +291,9 @@ impl Fib {
         let i = match self.tables.binary_search_by_key(&(family, id), |t| (t.0, t.1)) {
             Ok(i) => i,
             Err(i) => {
-                self.tables.insert(i, (family, id, FibTable::new(family)));
+                let mut t = FibTable::new(family);
+                t.born = self.generation;
+                self.tables.insert(i, (family, id, t));
                 i
             }
         };
@@ -299,8 +316,25 @@ impl Fib {
         }
         let at = self.rules.partition_point(|r| (r.family, r.priority) <= (rule.family, rule.priority));
         self.rules.insert(at, rule.clone());
+        self.unmerged |= rule.family == Family::V4;
         self.rules_changed();
         Ok(rule)
+    }
+
+    /// The table that a lookup says it found an IPv4 route in: main for local, while the kernel has them in one.
+    #[must_use]
+    pub fn shown_table(&self, table: u32) -> u32 {
+        if table == table_id::LOCAL && !self.unmerged { table_id::MAIN } else { table }
+    }
+
+    /// Numbers of tables in the order in which the kernel dumps them: by hash chain, the newest of a chain first
+    /// (`fib_new_table`, `fib6_link_table`).
+    #[must_use]
+    pub fn dump_order(&self, family: Family) -> Vec<u32> {
+        let mut all: Vec<(u32, core::cmp::Reverse<u64>, u32)> =
+            self.tables(family).map(|(id, t)| (id & 255, core::cmp::Reverse(t.born), id)).collect();
+        all.sort_unstable();
+        all.into_iter().map(|x| x.2).collect()
     }
 
     /// Deletes the first rule for which `matches` holds.
@@ -310,6 +344,7 @@ impl Fib {
     pub fn rule_del(&mut self, matches: impl Fn(&Rule) -> bool) -> Result<Rule, Errno> {
         let i = self.rules.iter().position(matches).ok_or(Errno::ENOENT)?;
         let r = self.rules.remove(i);
+        self.unmerged |= r.family == Family::V4;
         self.rules_changed();
         Ok(r)
     }
@@ -344,6 +379,9 @@ impl Rule {
             action: RuleAction::ToTable,
             table,
             suppress_prefixlen: None,
+            suppress_ifgroup: None,
+            l3mdev: false,
+            realms: 0,
             protocol: proto::KERNEL,
         }
     }

@@ -27,6 +27,14 @@ pub fn prefix(a: IpAddr, len: u8) -> IpAddr {
     }
 }
 
+/// Can an IPv6 route have siblings (`rt6_qualify_for_ecmp`)?
+fn multipath(e: &FibEntry) -> bool {
+    e.kind == RouteType::Unicast
+        && e.protocol != super::proto::RA
+        && !e.nexthops.is_empty()
+        && e.nexthops.iter().all(|n| n.gw.is_some())
+}
+
 /// How to add a route: the netlink flags of `ip route add|replace|change|append|prepend`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct How {
@@ -53,19 +61,28 @@ pub struct FibTable {
     family: Family,
     trie: Lpm<SmallVec<[FibEntry; 1]>>,
     count: usize,
+    /// Generation of its making; later ones are larger.
+    pub(super) born: u64,
+    /// It had a route once.
+    used: bool,
 }
 
 impl FibTable {
     /// An empty table.
     #[must_use]
     pub fn new(family: Family) -> Self {
-        FibTable { family, trie: Lpm::default(), count: 0 }
+        FibTable { family, trie: Lpm::default(), count: 0, born: 0, used: false }
     }
 
     /// Number of routes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
+    }
+    /// Did it ever have a route? The kernel makes most tables with their first one, and keeps them.
+    #[must_use]
+    pub fn was_used(&self) -> bool {
+        self.used
     }
     /// None?
     #[must_use]
@@ -86,6 +103,7 @@ impl FibTable {
             return Err(Errno::EINVAL);
         }
         let v6 = self.family == Family::V6;
+        self.used = true;
         if self.trie.get(key(e.dst), e.dst_len).is_none() && !how.create {
             return Err(Errno::ENOENT);
         }
@@ -102,7 +120,8 @@ impl FibTable {
             if how.replace {
                 return Ok(Some(core::mem::replace(&mut list[first], e)));
             }
-            if list[first..first + group].contains(&e) {
+            let hops = |o: &FibEntry| v6 && multipath(o) && o.nexthops.iter().any(|n| e.nexthops.contains(n));
+            if list[first..first + group].iter().any(|o| *o == e || (multipath(&e) && hops(o))) {
                 return Err(Errno::EEXIST);
             }
             if !how.append && !v6 {
@@ -112,6 +131,14 @@ impl FibTable {
             }
         } else if !how.create {
             return Err(Errno::ENOENT);
+        }
+        if v6
+            && multipath(&e)
+            && let Some(o) = list[first..first + group].iter_mut().find(|o| multipath(o))
+        {
+            // fib6_add_rt2node: routes through gateways with the same metric become next hops of one.
+            o.nexthops.extend(e.nexthops);
+            return Ok(None);
         }
         // Routers by preference (RFC 4191 §3.2): high 1, medium 0, low 3.
         let rank = |o: &FibEntry| match o.pref {
@@ -173,6 +200,52 @@ impl FibTable {
         }
         self.count -= out.len();
         out
+    }
+
+    /// A device goes down: its next hops are dead, and routes are gone that have no others (`fib_sync_down_dev`,
+    /// `fib6_ifdown`). Those of our own IPv4 addresses stay. Returns the routes that are gone.
+    pub fn dev_down(&mut self, dev: ferronet_core::IfIndex) -> Vec<FibEntry> {
+        const DEAD_LINKDOWN: u8 = 1 | 16;
+        let own_v4 = self.family == Family::V4;
+        self.trie.for_each_mut(|list| {
+            for e in list.iter_mut().filter(|e| !(own_v4 && e.kind == RouteType::Local)) {
+                for n in e.nexthops.iter_mut().filter(|n| n.dev == dev) {
+                    n.flags |= DEAD_LINKDOWN;
+                }
+            }
+        });
+        self.retain(|e| !e.nexthops.is_empty() && e.nexthops.iter().all(|n| n.flags & 1 != 0))
+    }
+
+    /// A device came up: its next hops live again (`fib_sync_up`, `fib6_ifup`).
+    pub fn dev_up(&mut self, dev: ferronet_core::IfIndex, carrier: bool) {
+        let clear = if carrier { 1 | 16 } else { 1 };
+        self.trie.for_each_mut(|list| {
+            for n in list.iter_mut().flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {
+                n.flags &= !clear;
+            }
+        });
+    }
+
+    /// Removes one next hop of a route that has several; `false` when no route of the prefix that `matches` has it.
+    pub fn remove_nexthop(
+        &mut self,
+        (dst, len): (IpAddr, u8),
+        matches: impl Fn(&FibEntry) -> bool,
+        hop: impl Fn(&super::NextHop) -> bool,
+    ) -> bool {
+        if len > self.family.bits() || self.trie.get(key(dst), len).is_none() {
+            return false;
+        }
+        let list = self.trie.get_or_insert_with(key(dst), len, SmallVec::new);
+        let found = list.iter_mut().filter(|e| e.nexthops.len() > 1 && matches(e));
+        for e in found {
+            if let Some(i) = e.nexthops.iter().position(&hop) {
+                e.nexthops.remove(i);
+                return true;
+            }
+        }
+        false
     }
 
     /// Changes the next hops through a device, except those of our own addresses: they need no link

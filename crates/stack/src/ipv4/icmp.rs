@@ -237,6 +237,7 @@ pub fn icmp_rcv(ns: &mut Namespace, mut p: Packet) {
         && matches!(h.icmp_type, wire::ICMP_ECHO | wire::ICMP_TIMESTAMP)
         && ns.env.sysctl.on(Sysctl::IcmpEchoIgnoreBroadcasts)
     {
+        ns.env.mib.inc(Mib::IcmpInErrors);
         ns.env.drop(p, DropReason::IcmpIgnored);
         return;
     }

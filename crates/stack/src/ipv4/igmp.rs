@@ -210,7 +210,6 @@ fn send(ns: &mut Namespace, dev: IfIndex, daddr: Ipv4Addr, m: &mut [u8]) {
     h.set_ihl(6);
     h.tos = 0xc0;
     h.set_frag_off(IP_DF);
-    h.set_id(ns.env.rng.next_u32() as u16);
     let b = p.push(Ipv4Hdr::LEN + 4);
     let _ = h.put(b);
     b[Ipv4Hdr::LEN..].copy_from_slice(&[IPOPT_RA, 4, 0, 0]);

@@ -8,7 +8,7 @@ use ferronet_wire::{IcmpHdr, WireError, icmp as wire_icmp};
 
 use super::route::{RouteError, ip_route_input};
 use super::rtcache::InputKey;
-use crate::dev::rx::count_in_octets;
+use crate::dev::rx::count_ecn;
 use crate::fib::{Route, RouteType};
 use crate::ns::Namespace;
 
@@ -36,9 +36,13 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
             options => p.may_pull(options),
         };
     let checked = if linear { Ipv4Hdr::check_packet(p.data(), len) } else { Err(WireError::TooShort) };
+    // As it came, link padding too; the ECN code point of every header that is one (ip_rcv_core).
+    ns.env.mib.add(Mib::IpExtInOctets, len as u64);
+    if let Some(h) = Ipv4Hdr::view(p.data()).filter(|h| linear && h.version() == 4 && h.ihl() >= 5) {
+        count_ecn(ns, h.tos(), segs);
+    }
     match checked {
         Ok(l) => {
-            count_in_octets(ns, l.tot_len as u64, l.tos, segs);
             p.trim(l.tot_len);
             p.set_transport_header(l.hdr_len);
             Some(p)
@@ -91,11 +95,13 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
     match r.kind {
         RouteType::Broadcast => {
             ns.env.mib.inc(Mib::IpExtInBcastPkts);
+            ns.env.mib.add(Mib::IpExtInBcastOctets, p.len() as u64);
             p.meta_mut().pkt_type = PktType::Broadcast;
             ip_local_deliver(ns, p);
         }
         RouteType::Multicast => {
             ns.env.mib.inc(Mib::IpExtInMcastPkts);
+            ns.env.mib.add(Mib::IpExtInMcastOctets, p.len() as u64);
             p.meta_mut().pkt_type = PktType::Multicast;
             ip_local_deliver(ns, p);
         }
@@ -177,7 +183,13 @@ fn ip_local_deliver_finish(ns: &mut Namespace, mut p: Packet) {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     }
-    ns.env.mib.inc(Mib::IpInDelivers);
+    let known = matches!(
+        h.protocol(),
+        ipproto::IPPROTO_TCP | ipproto::IPPROTO_UDP | ipproto::IPPROTO_ICMP | ipproto::IPPROTO_IGMP
+    );
+    if known || raw {
+        ns.env.mib.inc(Mib::IpInDelivers);
+    }
     match h.protocol() {
         ipproto::IPPROTO_TCP => crate::tcp::tcp_v4_rcv(ns, p),
         ipproto::IPPROTO_UDP => crate::udp::udp_rcv(ns, p),

@@ -105,14 +105,12 @@ pub fn no_route(e: Errno) -> DropReason {
 
 /// To the device of the route (`dst_output`: `ip_output`, `ip_mc_output`).
 pub fn ip_output(ns: &mut Namespace, mut p: Packet, r: &Route) {
-    ns.env.mib.inc(Mib::IpOutTransmits);
     p.meta_mut().dev = r.dev;
     match r.kind {
         RouteType::Multicast | RouteType::Broadcast if !p.meta().forwarded => ip_mc_output(ns, &p, r),
         _ => {}
     }
     let Some((p, proof)) = ns.nf.post_routing(&mut ns.env, p, Pf::Ipv4) else { return };
-    ns.env.mib.add(Mib::IpExtOutOctets, p.len() as u64);
     ip_finish_output(ns, p, r, proof);
 }
 
@@ -176,6 +174,9 @@ fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, proof: PostRou
 /// To the neighbour.
 #[inline]
 fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
+    // Behind fragmentation: each piece counts.
+    ns.env.mib.inc(Mib::IpOutTransmits);
+    ns.env.mib.add(Mib::IpExtOutOctets, p.len() as u64);
     neigh_output(ns, p, r.dev, r.next_hop(daddr), r.kind == RouteType::Broadcast, proof);
 }
 

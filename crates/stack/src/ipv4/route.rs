@@ -84,6 +84,18 @@ pub fn ip_route_input(
     tos: u8,
     dev: IfIndex,
 ) -> Result<Route, RouteError> {
+    let (mark, hash) = (p.meta().mark, p.meta().hash);
+    let flow =
+        Flow { src: IpAddr::V4(saddr), tos: tos & 0x1c, mark, iif: dev, hash, ..Flow::to(IpAddr::V4(daddr)) };
+    ip_route_input_flow(ns, &flow)
+}
+
+/// Likewise for a packet that is only described (`ip route get ... iif`).
+///
+/// # Errors
+/// As [`ip_route_input`].
+pub fn ip_route_input_flow(ns: &Namespace, flow: &Flow) -> Result<Route, RouteError> {
+    let (saddr, daddr, dev) = (v4(flow.src), v4(flow.dst), flow.iif);
     if saddr.is_multicast() || saddr.is_broadcast() {
         return Err(silent(DropReason::IpMartianSource));
     }
@@ -106,16 +118,8 @@ pub fn ip_route_input(
         let bad_dest = daddr.is_loopback();
         return Err(silent(if bad_dest { DropReason::IpMartianDest } else { DropReason::IpMartianSource }));
     }
-    let flow = Flow {
-        src: IpAddr::V4(saddr),
-        tos: tos & 0x1c,
-        mark: p.meta().mark,
-        iif: dev,
-        hash: p.meta().hash,
-        ..Flow::to(IpAddr::V4(daddr))
-    };
     let forwarding = dev_conf(ns, dev, Conf4::Forwarding);
-    let Some(r) = ns.fib.lookup(&flow, &ns.devs) else {
+    let Some(r) = ns.fib.lookup(flow, &ns.devs) else {
         // ip_error: with forwarding off nobody is told.
         return Err(if forwarding {
             RouteError { reason: DropReason::IpNoRoute, code: Some(ferronet_wire::icmp::ICMP_NET_UNREACH) }
@@ -126,14 +130,14 @@ pub fn ip_route_input(
     match r.kind {
         RouteType::Local => {
             if !is_lo {
-                fib_validate_source(ns, saddr, &flow, dev, false)?;
+                fib_validate_source(ns, saddr, flow, dev, false)?;
             }
             Ok(Route { dev: IfIndex::LO, ..r })
         }
         RouteType::Broadcast => Ok(r),
         RouteType::Unicast if !forwarding => Err(silent(DropReason::IpInAddr)),
         RouteType::Unicast => {
-            fib_validate_source(ns, saddr, &flow, dev, true)?;
+            fib_validate_source(ns, saddr, flow, dev, true)?;
             Ok(r)
         }
         RouteType::Blackhole => Err(silent(DropReason::IpRouteBlackhole)),
@@ -236,6 +240,10 @@ pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr),
                 r.kind = RouteType::Multicast;
             } else if daddr.is_broadcast() {
                 r.kind = RouteType::Broadcast;
+            }
+            // __mkroute_output: a group is reached on the link, whatever the default route's gateway.
+            if r.kind == RouteType::Broadcast || (r.kind == RouteType::Multicast && r.dst_len < 4) {
+                r.gw = None;
             }
             if let (true, Some(p)) = (saddr.is_unspecified(), r.prefsrc) {
                 v4(p)

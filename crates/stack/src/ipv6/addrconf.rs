@@ -216,9 +216,7 @@ pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
         (d.inet6.rs_sent, d.inet6.ra_rcvd) = (false, false);
         d.inet6.anycast.clear();
     }
-    crate::dev::addr_ops::remove_routes(ns, |e| {
-        Family::of(e.dst) == Family::V6 && e.nexthops.iter().any(|n| n.dev == dev)
-    });
+    crate::dev::addr_ops::fib_sync_down_dev(ns, Family::V6, dev);
 }
 
 fn stop_timers(ns: &mut Namespace, dev: IfIndex) {

@@ -66,7 +66,7 @@ pub fn icmpv6_send(ns: &mut Namespace, orig: &Packet, icmp6_type: u8, code: u8, 
     let mut message = Vec::with_capacity(Icmp6Hdr::LEN + body.len());
     message.extend_from_slice(hdr.bytes());
     message.extend_from_slice(&body);
-    let h = Ip6Header {
+    let mut h = Ip6Header {
         saddr: source,
         daddr: saddr,
         protocol: IPPROTO_ICMPV6,
@@ -74,7 +74,20 @@ pub fn icmpv6_send(ns: &mut Namespace, orig: &Packet, icmp6_type: u8, code: u8, 
         hop_limit: hop_limit(ns, &route),
         flowlabel: 0,
     };
+    h.flowlabel = super::output::make_flowlabel(ns, orig, &h);
     queue_icmp6(ns, &h, if need_strict(saddr) { dev } else { IfIndex::NONE }, &message);
+}
+
+/// What a header says, for its automatic flow label.
+fn reply_header(h: &Ipv6Hdr) -> Ip6Header {
+    Ip6Header {
+        saddr: h.saddr(),
+        daddr: h.daddr(),
+        protocol: h.nexthdr(),
+        tclass: 0,
+        hop_limit: h.hop_limit(),
+        flowlabel: 0,
+    }
 }
 
 /// No error about an ICMPv6 error, or about what cannot be read as anything else (`is_ineligible`).
@@ -267,6 +280,10 @@ fn icmpv6_echo_reply(ns: &mut Namespace, mut p: Packet, ip: &Ipv6Hdr, h: Icmp6Hd
     p.set_transport_header(0);
     let mut out = Ipv6Hdr::new(source, saddr, IPPROTO_ICMPV6, hop_limit(ns, &route), p.len());
     let label = if ns.env.sysctl.get(Sysctl::Ip6FlowlabelReflect) & 4 != 0 { ip.flowlabel() } else { 0 };
+    let label = match label {
+        0 => super::output::make_flowlabel(ns, &p, &reply_header(&out)),
+        l => l,
+    };
     out.set_flow(ip.tclass(), label);
     let _ = out.put(p.push(Ipv6Hdr::LEN));
     p.set_network_header();

@@ -60,7 +60,7 @@ pub fn ip6_xmit(ns: &mut Namespace, mut p: Packet, h: &Ip6Header, r: &Route) {
 }
 
 /// A label that is the same for all packets of a flow and says nothing else (RFC 6437 §3, `ip6_make_flowlabel`).
-fn make_flowlabel(ns: &Namespace, p: &Packet, h: &Ip6Header) -> u32 {
+pub(super) fn make_flowlabel(ns: &Namespace, p: &Packet, h: &Ip6Header) -> u32 {
     // 0 off, 1 on unless the socket says no, 2 on when the socket says so, 3 on always.
     if !matches!(ns.env.sysctl.get(Sysctl::Ip6AutoFlowlabels), 1 | 3) {
         return 0;

@@ -157,10 +157,11 @@ struct Score {
 /// The source address for `daddr` when it is sent through `dev` (`ipv6_dev_get_saddr`).
 #[must_use]
 pub fn ipv6_dev_get_saddr(ns: &Namespace, dev: IfIndex, daddr: Ipv6Addr) -> Option<Ipv6Addr> {
-    let dst_scope = addr_scope(daddr);
+    // The unspecified address has less than any scope.
+    let dst_scope = if daddr.is_unspecified() { -1 } else { i16::from(addr_scope(daddr)) };
     let only_oif = !dev.is_none()
         && (daddr.is_multicast()
-            || dst_scope <= SCOPE_LINKLOCAL
+            || dst_scope <= i16::from(SCOPE_LINKLOCAL)
             || ns.devs.get(dev).is_some_and(|d| d.conf6.get(Conf6::UseOifAddrsOnly) != 0));
     let dst_label = addr_label(daddr);
     let mut best: Option<(Score, Ipv6Addr)> = None;
@@ -179,11 +180,11 @@ pub fn ipv6_dev_get_saddr(ns: &Namespace, dev: IfIndex, daddr: Ipv6Addr) -> Opti
     best.map(|b| b.1)
 }
 
-fn score(i: &IfAddr, a: Ipv6Addr, daddr: Ipv6Addr, dst_scope: u8, dst_label: u8, oif: bool) -> Score {
+fn score(i: &IfAddr, a: Ipv6Addr, daddr: Ipv6Addr, dst_scope: i16, dst_label: u8, oif: bool) -> Score {
     let s = i16::from(addr_scope(a));
     Score {
         same: a == daddr,
-        scope: if s >= i16::from(dst_scope) { -s } else { s - 128 },
+        scope: if s >= dst_scope { -s } else { s - 128 },
         preferred: a.is_loopback() || i.flags & (ifa_f::DEPRECATED | ifa_f::OPTIMISTIC) == 0,
         oif,
         label: addr_label(a) == dst_label,

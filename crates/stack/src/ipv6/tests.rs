@@ -105,7 +105,7 @@ fn route(n: &mut Net, ns: NsId, dst: &str, gw: &str, dev: IfIndex) {
         scope: 0,
         kind: RouteType::Unicast,
         prefsrc: None,
-        nexthops: smallvec::smallvec![NextHop { gw: Some(ip(gw)), dev, weight: 0, flags: 0 }],
+        nexthops: smallvec::smallvec![NextHop { gw: Some(ip(gw)), dev, weight: 0, flags: 0, realm: 0 }],
         metrics: Metrics::default(),
         pref: 0,
         expires: None,

@@ -56,7 +56,7 @@ fn arp_process(ns: &mut Namespace, p: &Packet) -> Result<(), DropReason> {
     // RFC 5227 §2.1: a probe (sender address 0) is answered when we have the address.
     if sip.is_unspecified() {
         if op == ARPOP_REQUEST && is_local(ns, tip) && !arp_ignore(ns, dev, sip, tip) {
-            arp_send(ns, dev, ArpHdr::new(ARPOP_REPLY, mac_of(ns, dev), tip, sha, tip), sha);
+            arp_send(ns, dev, ArpHdr::new(ARPOP_REPLY, mac_of(ns, dev), tip, sha, sip), sha);
             return Ok(());
         }
         return Err(DropReason::ArpIgnored);

@@ -9,6 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferronet_core::hash::{KeyedMap, KeyedState, siphash24};
 use ferronet_core::rng::Rng;
+use ferronet_core::sysctl::SysctlTable;
 use ferronet_core::{Errno, IfIndex, Sysctl};
 use ferronet_wire::ipproto::{IPPROTO_TCP, IPPROTO_UDP};
 use slotmap::{SlotMap, new_key_type};
@@ -56,8 +57,22 @@ pub struct Ports {
     secret: [u64; 2],
     /// `table_perturb`: a counter per hash bucket of (addresses, remote port), RFC 6056 §3.3.4.
     perturb: Box<[u16]>,
-    /// `ip_local_reserved_ports` parsed, with the text it came from.
-    reserved: (String, Vec<(u16, u16)>),
+    reserved: Reserved,
+}
+
+/// `ip_local_reserved_ports`, parsed once per change of the tunables.
+#[derive(Debug, Default)]
+struct Reserved {
+    generation: Option<u64>,
+    /// Disjoint and in order.
+    ranges: Vec<(u16, u16)>,
+}
+
+impl Reserved {
+    fn contains(&self, port: u16) -> bool {
+        let i = self.ranges.partition_point(|r| r.1 < port);
+        self.ranges.get(i).is_some_and(|r| r.0 <= port)
+    }
 }
 
 /// Buckets of `table_perturb` (Linux: 2^16 of four bytes; a namespace here is smaller).
@@ -72,7 +87,7 @@ impl Ports {
             entries: SlotMap::with_key(),
             secret: [rng.next_u64(), rng.next_u64()],
             perturb: vec![0; PERTURB].into_boxed_slice(),
-            reserved: (String::new(), Vec::new()),
+            reserved: Reserved::default(),
         }
     }
 
@@ -136,22 +151,32 @@ impl Ports {
         })
     }
 
-    fn reserved(&mut self, text: &str) -> &[(u16, u16)] {
-        if self.reserved.0 != text {
-            self.reserved = (text.to_owned(), parse_ranges(text));
+    /// The reserved ports, to be put back after the search that changes the rest of the table.
+    fn take_reserved(&mut self, sysctl: &SysctlTable) -> Reserved {
+        if self.reserved.generation != Some(sysctl.generation) {
+            let ranges = parse_ranges(sysctl.text(Sysctl::IpLocalReservedPorts));
+            self.reserved = Reserved { generation: Some(sysctl.generation), ranges };
         }
-        &self.reserved.1
+        core::mem::take(&mut self.reserved)
     }
 }
 
 /// `3000,4000-4010` (`proc_do_large_bitmap`); what cannot be read is left out.
 fn parse_ranges(text: &str) -> Vec<(u16, u16)> {
-    text.split(',')
-        .filter_map(|r| {
-            let (a, b) = r.split_once('-').unwrap_or((r, r));
-            Some((a.trim().parse().ok()?, b.trim().parse().ok()?))
-        })
-        .collect()
+    let range = |r: &str| {
+        let (a, b) = r.split_once('-').unwrap_or((r, r));
+        Some((a.trim().parse().ok()?, b.trim().parse().ok()?))
+    };
+    let mut all: Vec<(u16, u16)> = text.split(',').filter_map(range).filter(|r| r.0 <= r.1).collect();
+    all.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::with_capacity(all.len());
+    for r in all {
+        match merged.last_mut() {
+            Some(last) if r.0 <= last.1 => last.1 = last.1.max(r.1),
+            Some(_) | None => merged.push(r),
+        }
+    }
+    merged
 }
 
 fn dev_overlap(a: IfIndex, b: IfIndex) -> bool {
@@ -348,31 +373,24 @@ fn port_range(ns: &Namespace, key: SockKey) -> (u16, u16) {
     (lo, hi.max(lo))
 }
 
-fn is_reserved(list: &[(u16, u16)], port: u16) -> bool {
-    list.iter().any(|&(a, b)| (a..=b).contains(&port))
-}
-
 /// A free port for bind(0) (`inet_csk_find_open_port`, `udp_lib_get_port`): TCP takes odd offsets first so that even
 /// ones stay for connect(2); with SO_REUSEADDR it looks in the lower half first.
 fn find_open_port(ns: &mut Namespace, key: SockKey, proto: u8, class: &Class) -> Result<u16, Errno> {
     let (low, high) =
         if proto == IPPROTO_TCP || proto == IPPROTO_UDP { port_range(ns, key) } else { (1, 65535) };
     let n = u32::from(high - low) + 1;
-    let text = ns.env.sysctl.text(Sysctl::IpLocalReservedPorts).to_owned();
-    let reserved = ns.socks.ports.reserved(&text).to_vec();
+    let reserved = ns.socks.ports.take_reserved(&ns.env.sysctl);
     let start = ns.env.rng.below(n);
     let (step, passes) = if proto == IPPROTO_TCP && n > 1 { (2, 2) } else { (1, 1) };
     // inet_csk_find_open_port: offset |= 1 relative to an even low.
     let start = if passes == 2 { start | 1 } else { start };
-    for pass in 0..passes {
-        for i in 0..n.div_ceil(step) {
-            let port = low + ((start + i * step + n - pass) % n) as u16;
-            if !is_reserved(&reserved, port) && !ns.socks.ports.conflicts(proto, port, class, None, false) {
-                return Ok(port);
-            }
-        }
-    }
-    Err(Errno::EADDRINUSE)
+    let mut ports = (0..passes)
+        .flat_map(|pass| (0..n.div_ceil(step)).map(move |i| (start + i * step + n - pass) % n))
+        .map(|offset| low + offset as u16);
+    let free = ports
+        .find(|&port| !reserved.contains(port) && !ns.socks.ports.conflicts(proto, port, class, None, false));
+    ns.socks.ports.reserved = reserved;
+    free.ok_or(Errno::EADDRINUSE)
 }
 
 fn word(a: IpAddr) -> [u64; 2] {
@@ -407,23 +425,19 @@ pub fn ephemeral_for_connect(
     let index = (hash as usize) % PERTURB;
     let offset = (u32::from(ns.socks.ports.perturb[index]) + (hash >> 32) as u32) % n;
     let even = offset & !1;
-    let text = ns.env.sysctl.text(Sysctl::IpLocalReservedPorts).to_owned();
-    let reserved = ns.socks.ports.reserved(&text).to_vec();
+    let reserved = ns.socks.ports.take_reserved(&ns.env.sysctl);
     // First the parity that bind(2) does not use, then the other.
-    for parity in 0..if n == 1 { 1 } else { 2 } {
-        let mut i = 0;
-        while i < n {
-            let port = low + ((even + parity + i) % n) as u16;
-            if !is_reserved(&reserved, port) && connect_free(ns, key, port, saddr, raddr, rport) {
-                let p = &mut ns.socks.ports.perturb[index];
-                *p = p.wrapping_add(i as u16 + 2);
-                take_for_connect(ns, key, port, saddr)?;
-                return Ok(port);
-            }
-            i += 2;
-        }
-    }
-    Err(Errno::EADDRNOTAVAIL)
+    let mut tries = (0..if n == 1 { 1 } else { 2 })
+        .flat_map(|parity| (0..n).step_by(2).map(move |i| (i, (even + parity + i) % n)))
+        .map(|(i, offset)| (i, low + offset as u16));
+    let free =
+        tries.find(|&(_, port)| !reserved.contains(port) && connect_free(ns, key, port, saddr, raddr, rport));
+    ns.socks.ports.reserved = reserved;
+    let (i, port) = free.ok_or(Errno::EADDRNOTAVAIL)?;
+    let p = &mut ns.socks.ports.perturb[index];
+    *p = p.wrapping_add(i as u16 + 2);
+    take_for_connect(ns, key, port, saddr)?;
+    Ok(port)
 }
 
 /// Nobody bound the port, and this connection would be the only one with its four-tuple.

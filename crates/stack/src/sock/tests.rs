@@ -153,7 +153,10 @@ fn ephemeral_ports_stay_in_range_skip_reserved_ones_and_run_out() {
     let n = t.a;
     let ns = t.ns(n);
     ns.env.sysctl.write(ferronet_core::Sysctl::IpLocalPortRange, b"40000 40009").unwrap();
-    ns.env.sysctl.write(ferronet_core::Sysctl::IpLocalReservedPorts, b"40003-40005").unwrap();
+    ns.env
+        .sysctl
+        .write(ferronet_core::Sysctl::IpLocalReservedPorts, b"40004-40005,40003,40003-40004")
+        .unwrap();
     let mut got = Vec::new();
     for _ in 0..7 {
         let k = t.udp(n);

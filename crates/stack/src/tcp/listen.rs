@@ -113,6 +113,7 @@ fn tcp_conn_request(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Result<
     let entry =
         Request { listener: key, tuple: inc.tuple, dev: oif, req, timer: TimerId::NONE, num_timeout: 0 };
     let rk = ns.socks.tcp.requests.insert(entry);
+    ns.socks.tcp.by_listener.insert((key, rk));
     let timer = ns.env.timers.arm(deadline, TimerKey::Request(rk.data().as_ffi()));
     if let Some(e) = ns.socks.tcp.requests.get_mut(rk) {
         e.timer = timer;
@@ -239,6 +240,7 @@ pub(super) fn enqueue(ns: &mut Namespace, parent: SockKey, child: SockKey) {
 /// Takes a request out of the SYN queue.
 fn forget(ns: &mut Namespace, rk: ReqKey) {
     let Some(mut r) = ns.socks.tcp.requests.remove(rk) else { return };
+    ns.socks.tcp.by_listener.remove(&(r.listener, rk));
     ns.env.timers.cancel(&mut r.timer);
     ns.socks.tcp.unhash(&r.tuple, Owner::Request(rk));
     if let Some(l) = listener(ns, r.listener) {
@@ -251,9 +253,10 @@ fn forget(ns: &mut Namespace, rk: ReqKey) {
 
 /// The listener is going away with its SYN queue.
 pub(super) fn forget_requests(ns: &mut Namespace, parent: SockKey) {
-    let all: Vec<ReqKey> =
-        ns.socks.tcp.requests.iter().filter(|(_, r)| r.listener == parent).map(|(k, _)| k).collect();
-    for rk in all {
+    let first = (parent, ReqKey::from(slotmap::KeyData::from_ffi(0)));
+    while let Some(&(listener, rk)) = ns.socks.tcp.by_listener.range(first..).next()
+        && listener == parent
+    {
         forget(ns, rk);
     }
 }

@@ -158,6 +158,8 @@ pub struct TcpTables {
     listeners: KeyedMap<u16, smallvec::SmallVec<[SockKey; 1]>>,
     /// The SYN queues.
     pub requests: SlotMap<ReqKey, Request>,
+    /// The same by their listeners, for the end of one.
+    by_listener: std::collections::BTreeSet<(SockKey, ReqKey)>,
     /// TIME_WAIT.
     pub time_wait: SlotMap<TwKey, TimeWaitSock>,
     cfg: Config,
@@ -181,6 +183,7 @@ impl TcpTables {
             ehash: KeyedMap::with_hasher(KeyedState::new(rng)),
             listeners: KeyedMap::with_hasher(KeyedState::new(rng)),
             requests: SlotMap::with_key(),
+            by_listener: std::collections::BTreeSet::new(),
             time_wait: SlotMap::with_key(),
             cfg: Config::default(),
             cfg_generation: u64::MAX,

@@ -31,6 +31,8 @@ pub(super) fn tcp_time_wait(ns: &mut Namespace, key: SockKey) -> bool {
     }
     let bound = ports::share_with_time_wait(ns, key);
     let deadline = tw.deadline;
+    // Counted when it begins (inet_twsk_schedule).
+    ns.env.mib.inc(Mib::TcpExtTW);
     let entry = TimeWaitSock { tuple, tw, timer: TimerId::NONE, uid, bound, mark, tos, family };
     let id = ns.socks.tcp.time_wait.insert(entry);
     let timer = ns.env.timers.arm(deadline, TimerKey::TimeWait(id.data().as_ffi()));
@@ -45,9 +47,7 @@ pub(super) fn tcp_time_wait(ns: &mut Namespace, key: SockKey) -> bool {
 /// The 60 seconds are over.
 pub fn timewait_timer(ns: &mut Namespace, id: u64) {
     let key = TwKey::from(slotmap::KeyData::from_ffi(id));
-    if remove(ns, key) {
-        ns.env.mib.inc(Mib::TcpExtTW);
-    }
+    remove(ns, key);
 }
 
 fn remove(ns: &mut Namespace, key: TwKey) -> bool {

@@ -255,7 +255,7 @@ pub(super) fn send_unbound(ns: &mut Namespace, t: Transmit, tuple: FourTuple, op
     if t.kind == Kind::Rst {
         ns.env.mib.inc(Mib::TcpOutRsts);
     }
-    let ip_id = ns.env.rng.next_u32() as u16;
-    let via = Via { tuple, route, tos, ttl: 0, mark, ip_id, df: true, flowlabel: 0 };
+    // With DF nobody reassembles, and without a socket there is no counter (ip_select_ident, RFC 6864 §4.1).
+    let via = Via { tuple, route, tos, ttl: 0, mark, ip_id: 0, df: true, flowlabel: 0 };
     tcp_transmit_skb(ns, t, &via);
 }

@@ -403,6 +403,10 @@ pub fn info(ns: &Namespace, key: SockKey) -> Option<TcpInfo> {
             state: State::Listen as u8,
             unacked: l.accept_queue.len() as u32,
             sacked: l.max_ack_backlog,
+            reordering: ns.socks.tcp.cfg.reordering,
+            snd_cwnd: ferronet_tcp::cong::INIT_CWND,
+            pacing_rate: u64::MAX,
+            max_pacing_rate: u64::MAX,
             ..TcpInfo::default()
         }),
         TcpKind::Closed => Some(TcpInfo { state: State::Close as u8, ..TcpInfo::default() }),

@@ -39,6 +39,15 @@ ns = "client"
 cmd = ["sh", "-c", "echo $X | cat"]
 after = "server"
 env = { X = 1 }
+
+[[tap]]
+end = "router:tap0"
+host_name = "ferro0"
+host_address = ["10.77.0.1/24", "fd77::1/64"]
+mtu = 9000
+delay = "20ms"
+loss = "1%"
+reorder = "2%"
 "#;
 
 fn error(text: &str) -> String {
@@ -72,6 +81,11 @@ fn a_good_file_is_read_completely() {
         (link.impairment.rate, link.impairment.queue, link.impairment.loss),
         (100_000_000, 50, 10_000)
     );
+    let tap = &lab.taps[0];
+    assert_eq!((tap.end.namespace, tap.end.device.as_str()), (1, "tap0"));
+    assert_eq!((tap.host_name.as_str(), tap.mtu), ("ferro0", Some(9000)));
+    assert_eq!(tap.host_addresses[1], ("fd77::1".parse().unwrap(), 64));
+    assert_eq!((tap.impairment.loss, tap.impairment.reorder), (10_000, 20_000));
     let [server, get] = lab.programs.as_slice() else { panic!("two programs") };
     assert_eq!(server.cmd, ["ferronet", "tool", "serve", "--port", "80", "a b"]);
     assert_eq!((server.ready.clone(), server.stop_at_end), (Some(Ready::Tcp(80)), true));
@@ -138,6 +152,20 @@ fn names_refer_to_something() {
         error(&with("ends = [\"client:eth0\", \"router:eth0\"]", "ends = [\"client:eth0\"]"))
             .contains("two ends")
     );
+}
+
+#[test]
+fn the_ends_of_a_tap_are_checked() {
+    assert!(
+        error(&with("\"router:tap0\"", "\"router:eth0\"")).contains("`router` already has a device `eth0`")
+    );
+    assert!(error(&with("host_name = \"ferro0\"\n", "")).contains("a [[tap]] needs `host_name`"));
+    assert!(error(&with("\"ferro0\"", "\"a name\"")).contains("`a name` is not an interface name"));
+    assert!(error(&with("10.77.0.1/24", "10.77.0.1/40")).contains("`/40` is not a prefix length"));
+    assert!(error(&with("mtu = 9000", "mtu = 65535")).contains("from 68 to 65521"));
+    assert!(error(&with("\nloss = \"1%\"\nreorder", "\nlos = 1\nreorder")).contains("did you mean `loss`?"));
+    let second = format!("{GOOD}[[tap]]\nend = \"client:tap0\"\nhost_name = \"ferro0\"\n");
+    assert!(error(&second).contains("another [[tap]] already has the host's interface `ferro0`"));
 }
 
 #[test]

@@ -139,6 +139,12 @@ fn port(operand: &[u8]) -> u16 {
     f.u16()
 }
 
+/// An IPv4 address in the first bytes of sixteen.
+fn four(raw: u32) -> [u8; 16] {
+    let [a, b, c, d] = raw.to_ne_bytes();
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
 /// `INET_DIAG_BC_S_COND` and `D_COND`: port, prefix.
 fn host(operand: &[u8], who: (IpAddr, u16), v6: bool) -> bool {
     let mut f = Fields(operand);
@@ -151,7 +157,7 @@ fn host(operand: &[u8], who: (IpAddr, u16), v6: bool) -> bool {
     if family == 0 {
         return true;
     }
-    let b = f.b16();
+    let b = if family == 2 { four(f.u32()) } else { f.b16() };
     let same = |a: u128, b: u128, bits: u32| len == 0 || (a ^ b) >> (bits - len.min(bits)) == 0;
     let want4 = u128::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
     match (family, who.0) {

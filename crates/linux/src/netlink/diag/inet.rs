@@ -28,13 +28,11 @@ mod attr {
     pub(super) const PROTOCOL: u16 = 12;
     pub(super) const MARK: u16 = 15;
     pub(super) const CLASS_ID: u16 = 17;
-    pub(super) const CGROUP_ID: u16 = 21;
     pub(super) const SOCKOPT: u16 = 22;
 }
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
-const IPPROTO_RAW: u8 = 255;
 /// Bytes of `struct inet_diag_req_v2`.
 const REQ: usize = 56;
 
@@ -88,12 +86,12 @@ fn read(r: &mut Req<'_, '_>) -> Result<Query, Errno> {
     Ok(q)
 }
 
-/// All sockets of a protocol.
+/// All sockets of a protocol. As without the module raw_diag, `ss` reads raw sockets from /proc/net: of iproute2 6.1
+/// and others, only that way shows the right name of the protocol.
 fn all_rows(ns: &Namespace, protocol: u8) -> Option<Vec<Row>> {
     match protocol {
         IPPROTO_TCP => Some(rows::tcp_rows(ns)),
         IPPROTO_UDP => Some(rows::udp_rows(ns)),
-        IPPROTO_RAW => Some(rows::raw_rows(ns)),
         _ => None,
     }
 }
@@ -185,7 +183,6 @@ fn fill_sock(ns: &Namespace, key: SockKey, row: &Row, q: &Query, m: &mut Msg, ad
     if wants(attr::TCLASS) {
         m.u32(attr::CLASS_ID, c.priority);
     }
-    m.u64(attr::CGROUP_ID, 1);
     m.put(attr::SOCKOPT, &sockopt_bits(c.flags, is_tcp));
     let (rmem, wmem, forward) = match s.proto.rx() {
         Some(rx) => (rx.rmem, 0, rx.forward_alloc),

@@ -173,16 +173,3 @@ fn mini(v6: bool, state: u8, local: (IpAddr, u16), remote: (IpAddr, u16)) -> Row
 pub(super) fn udp_rows(ns: &Namespace) -> Vec<Row> {
     ns.socks.udp.sorted().into_iter().filter_map(|(_, k)| sock(ns, k)).collect()
 }
-
-/// All raw sockets; the protocol stands where the port is.
-pub(super) fn raw_rows(ns: &Namespace) -> Vec<Row> {
-    ns.socks
-        .raw
-        .iter()
-        .filter_map(|(_, proto, k)| {
-            let mut row = sock(ns, k)?;
-            row.local.1 = u16::from(proto);
-            Some(row)
-        })
-        .collect()
-}

@@ -158,7 +158,8 @@ pub(super) fn dump(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
 }
 
 fn dump_filter(r: &mut Req<'_, '_>, d: &mut AddrDump, pf: u8) -> Result<(), (Errno, bool)> {
-    if !r.strict || d.family.is_none() {
+    // Asked for all families, both look at the request (rtnl_dump_all).
+    if !r.strict {
         return Ok(());
     }
     let v6 = pf == super::pf::INET6;

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use ferronet_core::{Errno, IfIndex};
-use ferronet_stack::dev::addr_ops::{inet_del_ifa, inet_insert_ifa};
+use ferronet_stack::dev::addr_ops::{fib_modify_prefix_metric, inet_del_ifa, inet_insert_ifa};
 use ferronet_stack::dev::{IfAddr, ifa_f};
 use ferronet_stack::fib::Family;
 use ferronet_stack::ipv6::addrconf;
@@ -96,18 +96,26 @@ fn newaddr4(r: &mut Req<'_, '_>) -> Result<(), Errno> {
         d.addrs.iter_mut().find(|o| o.local == a.local && o.prefix_len == a.prefix_len && o.peer == a.peer)
     });
     let Some(old) = old else {
-        inet_insert_ifa(net, dev, a)?;
-        return Ok(());
+        return match inet_insert_ifa(net, dev, a) {
+            Err(Errno::EINVAL) => r.ext.err(Errno::EINVAL, "ipv4: Invalid scope value"),
+            other => other,
+        };
     };
     if excl || !replace {
         return r.ext.err(Errno::EEXIST, "ipv4: Address already assigned");
     }
-    // An address that is there: lifetime, metric and prefix-route flag change.
+    // An address that is there: lifetime and metric change, other flags stay.
+    const LIFE: u32 = ifa_f::PERMANENT | ifa_f::DEPRECATED;
+    let before = old.clone();
     old.metric = a.metric;
-    old.flags = (old.flags & ifa_f::SECONDARY) | (a.flags & !ifa_f::SECONDARY);
+    old.proto = a.proto;
+    old.flags = (old.flags & !LIFE) | (a.flags & LIFE);
     old.preferred_lft = a.preferred_lft;
     old.valid_lft = a.valid_lft;
     old.updated = now;
+    if before.metric != a.metric {
+        fib_modify_prefix_metric(net, dev, &before, a.metric);
+    }
     net.devs.generation += 1;
     net.notify.push(Notify::AddrNew(dev, a.local, a.prefix_len));
     Ok(())

@@ -55,7 +55,7 @@ pub(super) const POLICY: [Policy; 70] = {
     [
         Any, Binary(32), Binary(32), Str(15), U32, U32, Any, Any, Any, Any, // 0 to 9
         U32, Any, Any, U32, Min(24), U32, U8, U8, Nested, U32, // 10 to 19
-        Str(255), Any, Nested, Any, Nested, Nested, Nested, U32, U32, U32, // 20 to 29
+        Binary(255), Any, Nested, Any, Nested, Nested, Nested, U32, U32, U32, // 20 to 29
         U32, U32, U32, U8, Binary(32), U32, Binary(32), S32, Str(15), U8, // 30 to 39
         U32, U32, Any, Nested, U32, S32, S32, U32, U32, S32, // 40 to 49
         U32, U32, Nested, Str(127), Reject, Nested, Reject, Any, U32, U32, // 50 to 59

@@ -24,6 +24,7 @@ pub(super) mod rta {
     pub(crate) const PREFSRC: u16 = 7;
     pub(crate) const METRICS: u16 = 8;
     pub(crate) const MULTIPATH: u16 = 9;
+    pub(crate) const FLOW: u16 = 11;
     pub(crate) const CACHEINFO: u16 = 12;
     pub(crate) const TABLE: u16 = 15;
     pub(crate) const MARK: u16 = 16;
@@ -80,7 +81,7 @@ pub(super) const POLICY6: [Policy; 31] = {
 /// `RTAX_*` numbers with the values of a route, in order.
 fn rtax(m: &Metrics) -> [(u16, u32); 14] {
     [
-        (1, u32::from(m.mtu_lock) << 2),
+        (1, m.lock),
         (2, m.mtu),
         (3, m.window),
         (4, m.rtt),
@@ -104,6 +105,9 @@ pub(super) fn put_metrics(m: &mut Msg, x: &Metrics) {
     for (ty, v) in rtax(x).into_iter().chain([(15, x.quickack)]).filter(|v| v.1 != 0) {
         // RTAX_LOCK, then by number as the kernel's array.
         m.u32(ty, v);
+    }
+    if let Some(cc) = x.cc {
+        m.str(16, cc.name());
     }
     if m.len() == before {
         m.cancel(n);
@@ -162,6 +166,13 @@ impl RtMsg {
     }
 }
 
+/// `RTA_FLOW` (CONFIG_IP_ROUTE_CLASSID).
+fn put_realm(m: &mut Msg, n: &NextHop) {
+    if n.realm != 0 {
+        m.u32(rta::FLOW, n.realm);
+    }
+}
+
 fn put_nexthops(m: &mut Msg, family: Family, e: &FibEntry) {
     match e.nexthops.as_slice() {
         // Refusing routes of IPv6 point to lo.
@@ -174,6 +185,7 @@ fn put_nexthops(m: &mut Msg, family: Family, e: &FibEntry) {
             if !n.dev.is_none() {
                 m.u32(rta::OIF, n.dev.0);
             }
+            put_realm(m, n);
         }
         many => {
             let nest = m.nest(rta::MULTIPATH);
@@ -184,6 +196,7 @@ fn put_nexthops(m: &mut Msg, family: Family, e: &FibEntry) {
                 if let Some(g) = n.gw {
                     put_gateway(m, family, g);
                 }
+                put_realm(m, n);
                 let len = u16::try_from(m.len() - at).unwrap_or(u16::MAX);
                 m.patch(at, &len.to_ne_bytes());
             }
@@ -197,6 +210,10 @@ pub(in super::super) fn fill(mut m: Msg, e: &FibEntry, now: Instant) -> Vec<u8> 
     let f = Family::of(e.dst);
     let flags = match e.nexthops.as_slice() {
         [n] => u32::from(n.flags),
+        // fib_info: the route itself is down when all its next hops are.
+        [_, ..] if f == Family::V4 && e.nexthops.iter().all(|n| n.flags & rtnh_f::LINKDOWN != 0) => {
+            u32::from(rtnh_f::LINKDOWN)
+        }
         _ => 0,
     };
     let scope = if f == Family::V6 { 0 } else { e.scope };
@@ -252,7 +269,7 @@ pub(super) fn dump(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
 /// `ip_valid_fib_dump_req`.
 fn dump_filter(r: &mut Req<'_, '_>, d: &mut RouteDump) -> Result<(), (Errno, bool)> {
     let Some((head, attrs)) = r.split(RTMSG) else {
-        if r.strict && d.family.is_some() {
+        if r.strict {
             r.ext.msg("Invalid header for FIB dump request");
             return Err((Errno::EINVAL, false));
         }
@@ -262,7 +279,7 @@ fn dump_filter(r: &mut Req<'_, '_>, d: &mut RouteDump) -> Result<(), (Errno, boo
     let (_, dst_len, src_len, tos) = (f.u8(), f.u8(), f.u8(), f.u8());
     let (table, protocol, scope, kind, flags) = (f.u8(), f.u8(), f.u8(), f.u8(), f.u32());
     d.cache_only = flags & rtm_f::CLONED != 0;
-    if !r.strict || d.family.is_none() {
+    if !r.strict {
         return Ok(());
     }
     let no = (Errno::EINVAL, false);
@@ -290,10 +307,11 @@ fn dump_filter(r: &mut Req<'_, '_>, d: &mut RouteDump) -> Result<(), (Errno, boo
         d.dev = Some(dev.ok_or((Errno::ENODEV, false))?);
     }
     d.filtered = flags & rtm_f::CLONED != 0 || protocol != 0 || kind != 0 || d.table != 0 || d.dev.is_some();
-    let family = d.family.unwrap_or(Family::V4);
+    // Asked for all families, a table that one of them lacks is no error.
+    let Some(family) = d.family else { return Ok(()) };
     let there = r.net().ok().and_then(|n| n.fib.table(family, d.table));
     // IPv4 makes tables, except main, with their first route.
-    let there = there.filter(|t| family == Family::V6 || d.table == table_id::MAIN || !t.is_empty());
+    let there = there.filter(|t| family == Family::V6 || d.table == table_id::MAIN || t.was_used());
     if d.table != 0 && there.is_none() {
         r.ext.msg(match family {
             Family::V4 => "ipv4: FIB table does not exist",
@@ -343,8 +361,9 @@ impl RouteDump {
     fn one_family(&mut self, cx: &mut DumpCx<'_>, f: Family, want: usize, out: &mut Out) -> bool {
         let Some(net) = cx.kernel.world.ns(self.ns) else { return true };
         let flags = nlm_f::MULTI | if self.filtered { nlm_f::DUMP_FILTERED } else { 0 };
-        let from = self.at.0;
-        for (id, t) in net.fib.tables(f).filter(|(id, _)| *id >= from) {
+        let order_of = net.fib.dump_order(f);
+        let from = order_of.iter().position(|id| *id == self.at.0).unwrap_or(0);
+        for (id, t) in order_of.into_iter().skip(from).filter_map(|id| Some((id, net.fib.table(f, id)?))) {
             if self.table != 0 && self.table != id {
                 continue;
             }

@@ -16,15 +16,19 @@ use super::{ifindex, pf_of, rtm};
 const RTCF_BROADCAST: u32 = 0x1000_0000;
 const RTCF_MULTICAST: u32 = 0x2000_0000;
 const RTCF_LOCAL: u32 = 0x8000_0000;
+const RTCF_DOREDIRECT: u32 = 0x0100_0000;
+const RTCF_NOTIFY: u32 = 0x0001_0000;
+/// `RTM_F_NOTIFY`.
+const RTM_F_NOTIFY: u32 = 0x100;
 
 /// What is asked for.
 struct Query {
     flow: Flow,
     src: Option<IpAddr>,
     iif: Option<IfIndex>,
-    tos: u8,
     flags: u32,
-    uid: u32,
+    /// The asker's, or the one it names; of an incoming packet only the latter.
+    uid: Option<u32>,
 }
 
 fn header(r: &mut Req<'_, '_>, h: &mut Fields<'_>, f: Family) -> Result<(u8, u32), Errno> {
@@ -75,7 +79,8 @@ fn read(r: &mut Req<'_, '_>, f: Family) -> Result<Query, Errno> {
         return Err(Errno::EINVAL);
     }
     let dev = |ty| tb.get(ty).and_then(|a| ifindex(a.i32()));
-    let uid = tb.u32(rta::UID).unwrap_or(r.caller.uid);
+    let iif = dev(rta::IIF);
+    let uid = tb.u32(rta::UID).or(Some(r.caller.uid).filter(|_| iif.is_none()));
     let port = |ty| tb.get(ty).and_then(|a| a.data.first_chunk::<2>()).map_or(0, |b| u16::from_be_bytes(*b));
     let src = addr(rta::SRC);
     let flow = Flow {
@@ -83,19 +88,18 @@ fn read(r: &mut Req<'_, '_>, f: Family) -> Result<Query, Errno> {
         tos: tos & 0xfc,
         mark: tb.u32(rta::MARK).unwrap_or(0),
         oif: dev(rta::OIF).unwrap_or(IfIndex::NONE),
-        uid,
+        uid: uid.unwrap_or(u32::MAX),
         proto: tb.get(rta::IP_PROTO).map_or(17, |a| a.u8()),
         sport: port(rta::SPORT),
         dport: port(rta::DPORT),
         ..Flow::to(addr(rta::DST).unwrap_or(f.any()))
     };
-    let iif = dev(rta::IIF);
     let net = r.net()?;
     let missing = |i: Option<IfIndex>| i.is_some_and(|i| net.devs.get(i).is_none());
     if missing(iif) || missing(Some(flow.oif).filter(|o| !o.is_none()).filter(|_| f == Family::V4)) {
         return Err(Errno::ENODEV);
     }
-    Ok(Query { flow, src, iif, tos, flags, uid })
+    Ok(Query { flow, src, iif, flags, uid })
 }
 
 /// The route that serves a query, with its metrics, for `fibmatch` and the attributes of the answer.
@@ -146,18 +150,47 @@ pub(super) fn getroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
 
 /// The route an incoming packet would take (`ip_route_input_rcu`).
 fn input4(net: &Namespace, q: &Query) -> Result<Route, Errno> {
+    use ferronet_core::DropReason as D;
+    net.devs.get(q.flow.iif).ok_or(Errno::ENODEV)?;
+    let multicast = matches!(q.flow.dst, IpAddr::V4(d) if d.is_multicast());
+    ipv4::route::ip_route_input_flow(net, &q.flow).map_err(|e| match e.reason {
+        D::IpNoRoute => Errno::ENETUNREACH,
+        D::IpRpFilter => Errno::EXDEV,
+        D::IpRouteProhibit => Errno::EACCES,
+        D::IpRouteUnreachable => Errno::EHOSTUNREACH,
+        D::IpInAddr if !multicast => Errno::EHOSTUNREACH,
+        _ => Errno::EINVAL,
+    })
+}
+
+/// Would a packet that leaves where it came from make us tell its sender of a better way (`__mkroute_input`)?
+fn redirects(net: &Namespace, q: &Query, rt: &Route) -> bool {
     use ferronet_core::sysctl::Conf4;
-    let dev = q.iif.and_then(|i| net.devs.get(i)).ok_or(Errno::ENODEV)?;
-    let rt = net.fib.lookup(&q.flow, &net.devs);
-    let forwarding = dev.conf4.get(Conf4::Forwarding) != 0;
-    match rt {
-        None => Err(if forwarding { Errno::ENETUNREACH } else { Errno::EHOSTUNREACH }),
-        Some(r) => match refusal(r.kind, Family::V4) {
-            Some(e) => Err(e),
-            None if r.kind == RouteType::Unicast && !forwarding => Err(Errno::EHOSTUNREACH),
-            None => Ok(r),
-        },
+    let send = ipv4::route::max_conf(net, rt.dev, Conf4::SendRedirects) != 0;
+    let back = net.fib.lookup(&Flow::to(q.flow.src), &net.devs);
+    let neighbour = back.is_some_and(|b| b.dev == rt.dev && b.gw.is_none());
+    rt.kind == RouteType::Unicast && q.iif == Some(rt.dev) && send && neighbour
+}
+
+/// `rtm_flags` of an answer.
+fn flags4(net: &Namespace, q: &Query, (rt, dst): (&Route, IpAddr)) -> u32 {
+    // The group is joined on the device that sends to it (ip_check_mc_rcu).
+    let joined = |d: &ferronet_stack::dev::Device| d.mcast.iter().any(|g| g.0 == dst);
+    let member = net.devs.get(rt.dev).is_some_and(joined);
+    let mut flags = rtm_f::CLONED;
+    flags |= match rt.kind {
+        RouteType::Local => RTCF_LOCAL,
+        RouteType::Broadcast => RTCF_LOCAL | RTCF_BROADCAST,
+        RouteType::Multicast => RTCF_MULTICAST | if member { RTCF_LOCAL } else { 0 },
+        _ => 0,
+    };
+    if q.iif.is_some() && redirects(net, q, rt) {
+        flags |= RTCF_DOREDIRECT;
     }
+    if q.flags & RTM_F_NOTIFY != 0 {
+        flags |= RTM_F_NOTIFY | RTCF_NOTIFY;
+    }
+    flags
 }
 
 /// `rt_fill_info`.
@@ -181,23 +214,27 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     if unspecified {
         flow.dst = IpAddr::V4(Ipv4Addr::LOCALHOST);
     }
-    let mut flags = rtm_f::CLONED;
-    flags |= match rt.kind {
-        RouteType::Local => RTCF_LOCAL,
-        RouteType::Broadcast => RTCF_LOCAL | RTCF_BROADCAST,
-        RouteType::Multicast => RTCF_MULTICAST,
-        _ => 0,
+    let flags = flags4(net, q, (&rt, flow.dst));
+    let entry = entry_of(net, &flow);
+    let table = match (&entry, q.flags & rtm_f::LOOKUP_TABLE != 0) {
+        (_, false) => table_id::MAIN,
+        // Bound to a device without a route: no table.
+        (None, true) => 0,
+        (Some(e), true) => net.fib.shown_table(e.table),
     };
-    let table = if q.flags & rtm_f::LOOKUP_TABLE != 0 { rt.table } else { table_id::MAIN };
     let lens = (32, if q.src.is_some() { 32 } else { 0 });
-    RtMsg { family: 2, lens, tos: q.tos, table, protocol: 0, scope: 0, kind: rt.kind as u8, flags }
-        .put(&mut m);
+    let tos = entry.as_ref().map_or(0, |e| e.tos);
+    RtMsg { family: 2, lens, tos, table, protocol: 0, scope: 0, kind: rt.kind as u8, flags }.put(&mut m);
     m.ip(rta::DST, q.flow.dst);
     if let Some(s) = q.src {
         m.ip(rta::SRC, s);
     }
-    if !rt.dev.is_none() {
-        m.u32(rta::OIF, rt.dev.0);
+    let mut rt_dev = rt.dev;
+    if q.iif.is_some() && matches!(rt.kind, RouteType::Local | RouteType::Broadcast) {
+        rt_dev = IfIndex::LO;
+    }
+    if !rt_dev.is_none() {
+        m.u32(rta::OIF, rt_dev.0);
     }
     if let Some(s) = src.map(IpAddr::V4).filter(|s| Some(*s) != q.src) {
         m.ip(rta::PREFSRC, s);
@@ -206,7 +243,9 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
         put_gateway(&mut m, Family::V4, g);
     }
     let now = net.env.now;
-    let mut metrics = entry_of(net, &flow).map_or(Metrics::default(), |e| e.metrics);
+    // A group or broadcast through a wide route has nothing of it (__mkroute_output: fi is NULL).
+    let bare = rt.kind == RouteType::Broadcast || (rt.kind == RouteType::Multicast && rt.dst_len < 4);
+    let mut metrics = entry.filter(|_| !bare).map_or(Metrics::default(), |e| e.metrics);
     let expires = net.pmtu.expires(now, flow.dst);
     if let Some(mtu) = net.pmtu.get(now, flow.dst) {
         metrics.mtu = mtu;
@@ -215,7 +254,9 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     if q.flow.mark != 0 {
         m.u32(rta::MARK, q.flow.mark);
     }
-    m.u32(rta::UID, q.uid);
+    if let Some(uid) = q.uid {
+        m.u32(rta::UID, uid);
+    }
     if let Some(i) = q.iif {
         m.u32(rta::IIF, i.0);
     }
@@ -225,11 +266,14 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
 
 /// `rt6_fill_node` for a looked-up destination.
 fn get6(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
-    let (rt, src) = match q.iif {
+    let any = q.flow.dst.is_unspecified();
+    let (rt, _) = match q.iif {
         Some(_) => {
             let rt = net.fib.lookup(&q.flow, &net.devs).ok_or(Errno::ENETUNREACH)?;
             (rt, None)
         }
+        // A program that connects to :: means this host; the table has another answer.
+        None if any => (net.fib.lookup(&q.flow, &net.devs).ok_or(Errno::ENETUNREACH)?, None),
         None => match ipv6::route::ip6_route_output(net, &q.flow) {
             Ok((rt, s)) => (rt, Some(s)),
             Err(Errno::EADDRNOTAVAIL) => {
@@ -242,6 +286,12 @@ fn get6(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
         return Err(e);
     }
     let e = entry_of(net, &q.flow);
+    // What would be chosen, whatever source the question names (rt6_fill_node).
+    let prefsrc = match (e.as_ref().and_then(|e| e.prefsrc), q.flow.dst) {
+        (Some(IpAddr::V6(p)), _) => Some(p),
+        (_, IpAddr::V6(d)) => ipv6::route::ipv6_dev_get_saddr(net, rt.dev, d),
+        _ => None,
+    };
     let (protocol, priority) = e.as_ref().map_or((0, 0), |e| (e.protocol, e.priority));
     RtMsg {
         family: pf_of(Family::V6),
@@ -258,7 +308,7 @@ fn get6(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     m.ip(rta::SRC, q.src.unwrap_or(Family::V6.any()));
     if let Some(i) = q.iif {
         m.u32(rta::IIF, i.0);
-    } else if let Some(s) = src {
+    } else if let Some(s) = prefsrc {
         m.ip(rta::PREFSRC, IpAddr::V6(s));
     }
     if let Some(e) = &e {
@@ -268,9 +318,9 @@ fn get6(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     if let Some(g) = rt.gw {
         put_gateway(&mut m, Family::V6, g);
     }
-    // A local destination shows the device that has the address, which its route names.
-    let dev = e.as_ref().and_then(|e| e.nexthops.first()).map_or(rt.dev, |n| n.dev);
-    let dev = if rt.kind == RouteType::Local { dev } else { rt.dev };
+    // ip6_rt_get_dev_rcu.
+    let own = matches!(rt.kind, RouteType::Local | RouteType::Anycast);
+    let dev = if own { IfIndex::LO } else { rt.dev };
     m.u32(rta::OIF, dev.0);
     put_cacheinfo(&mut m, 2, 0, 0);
     m.u8(rta::PREF, e.map_or(0, |e| e.pref));

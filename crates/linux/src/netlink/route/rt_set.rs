@@ -8,6 +8,7 @@ use ferronet_stack::dev::scope;
 use ferronet_stack::fib::semantics::{self, Refused};
 use ferronet_stack::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, table_id};
 use ferronet_stack::notify::Notify;
+use ferronet_tcp::CongAlg;
 use smallvec::SmallVec;
 
 use super::super::Req;
@@ -70,7 +71,7 @@ fn metrics(r: &mut Req<'_, '_>, a: Attr<'_>) -> Result<Metrics, Errno> {
         }
         match x.ty {
             0 => {}
-            1 => m.mtu_lock = v & 4 != 0,
+            1 => (m.mtu_lock, m.lock) = (v & 4 != 0, v),
             2 => m.mtu = v.min(65535 - 15),
             3 => m.window = v,
             4 => m.rtt = v,
@@ -85,8 +86,10 @@ fn metrics(r: &mut Req<'_, '_>, a: Attr<'_>) -> Result<Metrics, Errno> {
             13 => m.rto_min = v,
             14 => m.initrwnd = v,
             15 => m.quickack = v,
-            16 if matches!(x.str().as_str(), "cubic" | "reno") => {}
-            16 => return r.ext.err(Errno::EINVAL, "Unknown tcp congestion algorithm"),
+            16 => match CongAlg::from_name(&x.str()) {
+                None => return r.ext.err(Errno::EINVAL, "Unknown tcp congestion algorithm"),
+                alg => m.cc = alg,
+            },
             17 => {}
             _ => return r.ext.err(Errno::EINVAL, "Invalid metric type"),
         }
@@ -111,16 +114,17 @@ fn multipath(r: &mut Req<'_, '_>, a: Attr<'_>, f: Family) -> Result<SmallVec<[Ne
             return r.ext.err(Errno::EINVAL, text);
         }
         let it = super::super::codec::AttrIter::new(body, off + 8);
-        let mut gw = None;
+        let (mut gw, mut realm) = (None, 0);
         for x in it {
             match x.ty {
                 rta::GATEWAY => gw = address(x, f),
                 rta::VIA => gw = Some(via(r, x)?),
+                rta::FLOW => realm = x.u32(),
                 _ => {}
             }
         }
         let dev = ifindex(dev).unwrap_or(IfIndex::NONE);
-        out.push(NextHop { gw: gw.filter(|g| !g.is_unspecified()), dev, weight: hops, flags });
+        out.push(NextHop { gw: gw.filter(|g| !g.is_unspecified()), dev, weight: hops, flags, realm });
         let step = super::super::codec::align4(len).min(rest.len());
         off += step;
         rest = rest.get(step..).unwrap_or_default();
@@ -139,6 +143,9 @@ fn read<'a>(r: &mut Req<'a, '_>, f: Family) -> Result<Config<'a>, Errno> {
     let (_, dst_len, src_len, tos) = (h.u8(), h.u8(), h.u8(), h.u8());
     let (table, protocol, rscope, kind, flags) = (h.u8(), h.u8(), h.u8(), h.u8(), h.u32());
     check_header(r, f, (dst_len, src_len, tos, kind), flags)?;
+    if f == Family::V6 && src_len != 0 {
+        return r.ext.err(Errno::EINVAL, "Specifying source address requires IPV6_SUBTREES to be enabled");
+    }
     let dst = match tb.get(rta::DST) {
         Some(a) => address(a, f).ok_or(Errno::EINVAL)?,
         None => f.any(),
@@ -163,7 +170,8 @@ fn read<'a>(r: &mut Req<'a, '_>, f: Family) -> Result<Config<'a>, Errno> {
         None => SmallVec::new(),
     };
     if nexthops.is_empty() {
-        nexthops.push(NextHop { gw, dev, weight: 0, flags: flags as u8 });
+        let realm = tb.u32(rta::FLOW).unwrap_or(0);
+        nexthops.push(NextHop { gw, dev, weight: 0, flags: flags as u8, realm });
     }
     let mut table = tb.u32(rta::TABLE).unwrap_or(u32::from(table));
     if table == 0 {
@@ -230,6 +238,10 @@ pub(super) fn newroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
             return r.ext.err(Errno::EINVAL, "Nexthop device index does not match RTA_OIF");
         }
     }
+    // RTN_NAT and RTN_XRESOLVE have a scope that no route can have (fib_props).
+    if c.kind > 9 && f == Family::V4 {
+        return r.ext.err(Errno::EINVAL, "Invalid scope");
+    }
     if c.kind == 0 {
         e.kind = RouteType::Unicast;
     }
@@ -250,10 +262,13 @@ pub(super) fn newroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
 pub(super) fn delroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
     let c = read(r, f)?;
     let e = c.entry;
-    if r.net()?.fib.table(f, e.table).is_none_or(|t| t.is_empty() && e.table != table_id::MAIN) {
+    if r.net()?.fib.table(f, e.table).is_none_or(|t| !t.was_used() && e.table != table_id::MAIN) {
         return r.ext.err(Errno::ESRCH, "FIB table does not exist");
     }
     let want_multi = c.tb.has(rta::MULTIPATH);
+    if f == Family::V6 && want_multi {
+        return ip6_route_multipath_del(r, &e);
+    }
     let first = e.nexthops.first().copied();
     let (has_dev, has_gw) = (first.is_some_and(|n| !n.dev.is_none()), first.is_some_and(|n| n.gw.is_some()));
     let fits = |o: &FibEntry| {
@@ -284,4 +299,25 @@ pub(super) fn delroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
     let gone = net.fib.table_mut(f, e.table).remove(e.dst, e.dst_len, fits)?;
     net.notify.push(Notify::RouteDel(Box::new(gone)));
     Ok(())
+}
+
+/// `ip6_route_multipath_del`: each next hop by itself; the others of the route stay.
+fn ip6_route_multipath_del(r: &mut Req<'_, '_>, e: &FibEntry) -> Result<(), Errno> {
+    let net = r.net_mut()?;
+    let mut result = Ok(());
+    for w in &e.nexthops {
+        let same = |n: &NextHop| (w.dev.is_none() || n.dev == w.dev) && (w.gw.is_none() || n.gw == w.gw);
+        let fits = |o: &FibEntry| {
+            (e.priority == 0 || o.priority == e.priority) && (e.protocol == 0 || o.protocol == e.protocol)
+        };
+        let t = net.fib.table_mut(Family::V6, e.table);
+        if t.remove_nexthop((e.dst, e.dst_len), fits, same) {
+            continue;
+        }
+        match t.remove(e.dst, e.dst_len, |o| fits(o) && o.nexthops.iter().any(same)) {
+            Ok(gone) => net.notify.push(Notify::RouteDel(Box::new(gone))),
+            Err(x) => result = Err(x),
+        }
+    }
+    result
 }

@@ -21,6 +21,7 @@ mod fra {
     pub(super) const GOTO: u16 = 4;
     pub(super) const PRIORITY: u16 = 6;
     pub(super) const FWMARK: u16 = 10;
+    pub(super) const FLOW: u16 = 11;
     pub(super) const TUN_ID: u16 = 12;
     pub(super) const SUPPRESS_IFGROUP: u16 = 13;
     pub(super) const SUPPRESS_PREFIXLEN: u16 = 14;
@@ -91,6 +92,12 @@ pub(in super::super) fn fill(mut m: Msg, net: &Namespace, r: &Rule) -> Vec<u8> {
     m.u32(fra::TABLE, r.table);
     m.u32(fra::SUPPRESS_PREFIXLEN, r.suppress_prefixlen.unwrap_or(u32::MAX));
     m.u8(fra::PROTOCOL, r.protocol);
+    if let Some(g) = r.suppress_ifgroup {
+        m.u32(fra::SUPPRESS_IFGROUP, g);
+    }
+    if r.l3mdev {
+        m.u8(fra::L3MDEV, 1);
+    }
     if let Some(n) = &r.iif {
         m.str(fra::IIFNAME, n);
     }
@@ -121,6 +128,9 @@ pub(in super::super) fn fill(mut m: Msg, net: &Namespace, r: &Rule) -> Vec<u8> {
         if let Some((a, 1..)) = p {
             m.ip(ty, a);
         }
+    }
+    if r.realms != 0 {
+        m.u32(fra::FLOW, r.realms);
     }
     m.finish()
 }
@@ -181,7 +191,7 @@ fn read<'a>(r: &mut Req<'a, '_>, pf: u8) -> Result<RuleReq<'a>, Errno> {
     let dst = prefix(r, tb.get(fra::DST), dst_len, f, "Invalid dst address")?;
     let priority = tb.u32(fra::PRIORITY);
     let name = |ty| tb.get(ty).map(|a: Attr<'_>| a.str()).filter(|n| !n.is_empty());
-    if tb.get(fra::L3MDEV).is_some_and(|a| a.u8() != 0) || tb.has(fra::TUN_ID) {
+    if tb.has(fra::TUN_ID) {
         return Err(Errno::EOPNOTSUPP);
     }
     let goto = tb.u32(fra::GOTO);
@@ -236,11 +246,11 @@ fn read<'a>(r: &mut Req<'a, '_>, pf: u8) -> Result<RuleReq<'a>, Errno> {
         action: act,
         table: tb.u32(fra::TABLE).unwrap_or(u32::from(table)),
         suppress_prefixlen: tb.u32(fra::SUPPRESS_PREFIXLEN).filter(|n| *n != u32::MAX),
+        suppress_ifgroup: tb.u32(fra::SUPPRESS_IFGROUP).filter(|g| *g != u32::MAX),
+        l3mdev: tb.get(fra::L3MDEV).is_some_and(|a| a.u8() != 0),
+        realms: tb.u32(fra::FLOW).filter(|_| f == Family::V4).unwrap_or(0),
         protocol: tb.get(fra::PROTOCOL).map_or(0, |a| a.u8()),
     };
-    if tb.u32(fra::SUPPRESS_IFGROUP).is_some_and(|g| g != u32::MAX) {
-        return Err(Errno::EOPNOTSUPP);
-    }
     Ok(RuleReq { rule, action, priority, tb })
 }
 
@@ -248,7 +258,7 @@ fn read<'a>(r: &mut Req<'a, '_>, pf: u8) -> Result<RuleReq<'a>, Errno> {
 pub(super) fn newrule(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     let mut q = read(r, pf)?;
     let net = r.net_mut()?;
-    if q.rule.action == RuleAction::ToTable && q.rule.table == 0 {
+    if q.rule.action == RuleAction::ToTable && q.rule.table == 0 && !q.rule.l3mdev {
         // fib_empty_table: a table that nobody uses.
         let f = q.rule.family;
         let used = |n: u32| net.fib.table(f, n).is_some() || net.fib.rules(f).any(|r| r.table == n);
@@ -278,6 +288,9 @@ pub(super) fn delrule(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
             && (!named(fra::FWMARK) || o.fwmark.map(|m| m.0) == w.fwmark.map(|m| m.0))
             && (!named(fra::FWMASK) || o.fwmark.map(|m| m.1) == w.fwmark.map(|m| m.1))
             && (w.suppress_prefixlen.is_none() || o.suppress_prefixlen == w.suppress_prefixlen)
+            && (w.suppress_ifgroup.is_none() || o.suppress_ifgroup == w.suppress_ifgroup)
+            && (!w.l3mdev || o.l3mdev)
+            && (w.realms == 0 || o.realms == w.realms)
             && (w.uid_range.is_none() || o.uid_range == w.uid_range)
             && (w.ip_proto == 0 || o.ip_proto == w.ip_proto)
             && (w.protocol == 0 || o.protocol == w.protocol)

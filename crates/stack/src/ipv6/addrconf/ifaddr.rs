@@ -61,7 +61,7 @@ pub fn add_route(ns: &mut Namespace, dev: IfIndex, m: Magic) {
         scope: scope::UNIVERSE,
         kind: m.kind,
         prefsrc: None,
-        nexthops: smallvec::smallvec![NextHop { gw: None, dev, weight: 0, flags }],
+        nexthops: smallvec::smallvec![NextHop { gw: None, dev, weight: 0, flags, realm: 0 }],
         metrics: Metrics::default(),
         pref: 0,
         expires: m.expires,

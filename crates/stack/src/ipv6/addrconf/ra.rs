@@ -161,7 +161,13 @@ fn default_router(ns: &mut Namespace, dev: IfIndex, saddr: Ipv6Addr, ra: &Router
         scope: scope::UNIVERSE,
         kind: RouteType::Unicast,
         prefsrc: None,
-        nexthops: smallvec::smallvec![NextHop { gw: Some(IpAddr::V6(saddr)), dev, weight: 0, flags: 0 }],
+        nexthops: smallvec::smallvec![NextHop {
+            gw: Some(IpAddr::V6(saddr)),
+            dev,
+            weight: 0,
+            flags: 0,
+            realm: 0
+        }],
         metrics: Metrics::default(),
         pref,
         expires: None,
