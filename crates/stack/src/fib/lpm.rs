@@ -3,7 +3,41 @@
 //! Keys are left-aligned in 128 bits for both families. A lookup visits at most one node per branching
 //! bit; nodes are 40 bytes and live in one `Vec`, so a million prefixes take about 80 MB with their values.
 
+use core::cmp::Reverse;
+
 const NIL: u32 = u32::MAX;
+
+/// Where a prefix stands in a dump: an address, then longer prefixes first.
+pub type Place = (u128, Reverse<u8>);
+
+/// In which order a table is dumped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DumpOrder {
+    /// By the first address of the prefix (IPv4).
+    ByKey,
+    /// By the last address: what lies inside a prefix comes before it (IPv6).
+    InsideFirst,
+}
+
+impl DumpOrder {
+    fn place(self, key: u128, len: u8) -> Place {
+        match self {
+            DumpOrder::ByKey => (key, Reverse(len)),
+            DumpOrder::InsideFirst => (last(key, len), Reverse(len)),
+        }
+    }
+}
+
+/// The last address of a prefix.
+fn last(key: u128, len: u8) -> u128 {
+    key | u128::MAX.checked_shr(u32::from(len)).unwrap_or(0)
+}
+
+/// A step of a dump.
+enum Step {
+    Visit(u32),
+    Emit(u32),
+}
 
 #[derive(Debug)]
 struct Node<V> {
@@ -199,6 +233,55 @@ impl<V> Lpm<V> {
         self.nodes.iter_mut().filter_map(|n| n.value.as_mut()).for_each(f);
     }
 
+    /// The prefixes that stand behind `after`, in order; the first is found without a walk over those before.
+    pub fn dump(&self, order: DumpOrder, after: Option<Place>) -> impl Iterator<Item = (Place, &V)> {
+        let mut stack = vec![Step::Visit(self.root)];
+        core::iter::from_fn(move || {
+            loop {
+                match stack.pop()? {
+                    Step::Emit(at) => {
+                        let n = self.nodes.get(at as usize)?;
+                        let place = order.place(n.key, n.len);
+                        match &n.value {
+                            Some(v) if after.is_none_or(|a| place > a) => return Some((place, v)),
+                            Some(_) | None => {}
+                        }
+                    }
+                    Step::Visit(at) => {
+                        let Some(n) = self.nodes.get(at as usize) else { continue };
+                        if after.is_none_or(|a| last(n.key, n.len) >= a.0) {
+                            self.visit(order, at, &mut stack);
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Puts what a subtree consists of onto the stack, what comes first last.
+    fn visit(&self, order: DumpOrder, at: u32, stack: &mut Vec<Step>) {
+        let children = |at: u32| self.nodes[at as usize].children;
+        match order {
+            DumpOrder::InsideFirst => {
+                stack.extend([
+                    Step::Emit(at),
+                    Step::Visit(children(at)[1]),
+                    Step::Visit(children(at)[0]),
+                ]);
+            }
+            DumpOrder::ByKey => {
+                // The prefixes that begin at the same address, from the shortest down.
+                let key = self.nodes[at as usize].key;
+                let same =
+                    |at: &u32| self.nodes.get(children(*at)[0] as usize).is_some_and(|n| n.key == key);
+                let chain = || core::iter::successors(Some(at), |at| same(at).then(|| children(*at)[0]));
+                stack.extend(chain().map(|n| Step::Visit(children(n)[1])));
+                stack.extend(chain().last().map(|n| Step::Visit(children(n)[0])));
+                stack.extend(chain().map(Step::Emit));
+            }
+        }
+    }
+
     /// All prefixes in order of key, then length.
     pub fn iter(&self) -> impl Iterator<Item = (u128, u8, &V)> {
         let mut stack = vec![self.root];
@@ -248,6 +331,16 @@ mod tests {
                 assert_eq!(trie.lookup(probe, |v| Some(*v)), want);
             }
             let all: Vec<_> = trie.iter().map(|(k, l, v)| ((k, l), *v)).collect();
+            for order in [DumpOrder::ByKey, DumpOrder::InsideFirst] {
+                let mut sorted: Vec<_> =
+                    naive.iter().map(|((k, l), v)| (order.place(*k, *l), *v)).collect();
+                sorted.sort_unstable();
+                for from in 0..sorted.len() {
+                    let after = (from > 0).then(|| sorted[from - 1].0);
+                    let dumped = trie.dump(order, after).map(|(p, v)| (p, *v));
+                    assert!(dumped.eq(sorted[from..].iter().copied()), "{order:?} from {from}");
+                }
+            }
             assert_eq!(all, naive.into_iter().collect::<Vec<_>>());
         }
     }

@@ -9,7 +9,7 @@ use core::net::IpAddr;
 
 use ferronet_core::{Errno, IfIndex, Instant};
 pub use lookup::{Flow, Route};
-pub use lpm::Lpm;
+pub use lpm::{DumpOrder, Lpm, Place};
 pub use table::{FibTable, How, prefix};
 
 /// Address family of routes and rules.

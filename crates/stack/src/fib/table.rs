@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ferronet_core::Errno;
 use smallvec::SmallVec;
 
-use super::{Family, FibEntry, Lpm, RouteType};
+use super::{DumpOrder, Family, FibEntry, Lpm, Place, RouteType};
 
 /// Left-aligned key of an address.
 #[inline]
@@ -276,6 +276,15 @@ impl FibTable {
     /// All routes in order of prefix.
     pub fn iter(&self) -> impl Iterator<Item = &FibEntry> {
         self.trie.iter().flat_map(|(_, _, l)| l.iter())
+    }
+
+    /// The prefixes that stand behind `after` in a dump of Linux, each with its routes.
+    pub fn dump(&self, after: Option<Place>) -> impl Iterator<Item = (Place, &[FibEntry])> {
+        let order = match self.family {
+            Family::V4 => DumpOrder::ByKey,
+            Family::V6 => DumpOrder::InsideFirst,
+        };
+        self.trie.dump(order, after).map(|(place, l)| (place, l.as_slice()))
     }
 
     /// The routes of exactly one prefix.

@@ -1,10 +1,9 @@
 //! The content of RTM_NEWROUTE and dumps of routes (`fib_dump_info`, `rt6_fill_node`, `inet_dump_fib`).
 
-use core::cmp::Reverse;
 use core::net::IpAddr;
 
 use ferronet_core::{Errno, IfIndex, Instant, NsId};
-use ferronet_stack::fib::{Family, FibEntry, Metrics, NextHop, RouteType, table_id};
+use ferronet_stack::fib::{Family, FibEntry, Metrics, NextHop, Place, RouteType, table_id};
 
 use super::super::Req;
 use super::super::codec::{Fields, Msg, Policy, Strictness, nlm_f, parse};
@@ -335,20 +334,8 @@ struct RouteDump {
     /// Only learned exceptions are asked for, of which none are kept as routes.
     cache_only: bool,
     v4_done: bool,
-    /// Table to go on with, and routes of it that are done.
-    at: (u32, usize),
-}
-
-/// Order in which a table prints: IPv4 by prefix, longer first where they begin alike; IPv6 as a walk through
-/// the tree gives it, children before their parent.
-fn order(e: &FibEntry) -> (u128, Reverse<u8>) {
-    match e.dst {
-        IpAddr::V4(a) => (u128::from(a.to_bits()), Reverse(e.dst_len)),
-        IpAddr::V6(a) => {
-            let host = u128::MAX.checked_shr(u32::from(e.dst_len)).unwrap_or(0);
-            (a.to_bits() | host, Reverse(e.dst_len))
-        }
-    }
+    /// Table to go on with, the last prefix of it that is done, and routes of the next one that are done.
+    at: (u32, Option<Place>, usize),
 }
 
 impl RouteDump {
@@ -367,17 +354,20 @@ impl RouteDump {
             if self.table != 0 && self.table != id {
                 continue;
             }
-            let skip = if id == self.at.0 { self.at.1 } else { 0 };
-            let mut all: Vec<&FibEntry> = t.iter().collect();
-            all.sort_by_key(|e| order(e));
-            for (i, e) in all.into_iter().enumerate().skip(skip) {
-                if out.bytes() >= want {
-                    return false;
+            if id != self.at.0 {
+                self.at = (id, None, 0);
+            }
+            for (place, routes) in t.dump(self.at.1) {
+                for e in routes.iter().skip(self.at.2) {
+                    if out.bytes() >= want {
+                        return false;
+                    }
+                    self.at.2 += 1;
+                    if self.wants(e) {
+                        out.push(fill(Msg::new(rtm::NEWROUTE, flags, cx.seq, cx.portid), e, net.env.now));
+                    }
                 }
-                self.at = (id, i + 1);
-                if self.wants(e) {
-                    out.push(fill(Msg::new(rtm::NEWROUTE, flags, cx.seq, cx.portid), e, net.env.now));
-                }
+                self.at = (id, Some(place), 0);
             }
         }
         true
@@ -394,7 +384,7 @@ impl Source for RouteDump {
                 return Ok(false);
             }
             self.v4_done = true;
-            self.at = (0, 0);
+            self.at = (0, None, 0);
         }
         if self.family == Some(Family::V4) {
             return Ok(true);
