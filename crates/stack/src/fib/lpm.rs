@@ -263,17 +263,12 @@ impl<V> Lpm<V> {
         let children = |at: u32| self.nodes[at as usize].children;
         match order {
             DumpOrder::InsideFirst => {
-                stack.extend([
-                    Step::Emit(at),
-                    Step::Visit(children(at)[1]),
-                    Step::Visit(children(at)[0]),
-                ]);
+                stack.extend([Step::Emit(at), Step::Visit(children(at)[1]), Step::Visit(children(at)[0])]);
             }
             DumpOrder::ByKey => {
                 // The prefixes that begin at the same address, from the shortest down.
                 let key = self.nodes[at as usize].key;
-                let same =
-                    |at: &u32| self.nodes.get(children(*at)[0] as usize).is_some_and(|n| n.key == key);
+                let same = |at: &u32| self.nodes.get(children(*at)[0] as usize).is_some_and(|n| n.key == key);
                 let chain = || core::iter::successors(Some(at), |at| same(at).then(|| children(*at)[0]));
                 stack.extend(chain().map(|n| Step::Visit(children(n)[1])));
                 stack.extend(chain().last().map(|n| Step::Visit(children(n)[0])));
@@ -332,8 +327,7 @@ mod tests {
             }
             let all: Vec<_> = trie.iter().map(|(k, l, v)| ((k, l), *v)).collect();
             for order in [DumpOrder::ByKey, DumpOrder::InsideFirst] {
-                let mut sorted: Vec<_> =
-                    naive.iter().map(|((k, l), v)| (order.place(*k, *l), *v)).collect();
+                let mut sorted: Vec<_> = naive.iter().map(|((k, l), v)| (order.place(*k, *l), *v)).collect();
                 sorted.sort_unstable();
                 for from in 0..sorted.len() {
                     let after = (from > 0).then(|| sorted[from - 1].0);
