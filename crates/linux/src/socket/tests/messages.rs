@@ -169,7 +169,10 @@ fn interface_requests() {
     assert_eq!(l.ioctl(s, 0x891b, &req("v0", &[])).unwrap()[20..24], [255, 255, 255, 0]);
     assert_eq!(l.ioctl(s, 0x8921, &req("lo", &[])).unwrap()[16..20], 65536i32.to_ne_bytes());
     assert_eq!(l.ioctl(s, 0x8927, &req("lo", &[])).unwrap()[16..18], 772u16.to_ne_bytes());
-    assert_eq!(l.ioctl(s, 0x8946, &req("lo", &[])).unwrap_err(), Errno::EOPNOTSUPP);
+    // ETHTOOL_GLINK is answered, ETHTOOL_GSET is not.
+    let ethtool = |cmd: u32| [req("lo", &[]), cmd.to_ne_bytes().to_vec(), vec![0; 4]].concat();
+    assert_eq!(l.ioctl(s, 0x8946, &ethtool(1)).unwrap_err(), Errno::EOPNOTSUPP);
+    assert_eq!(l.ioctl(s, 0x8946, &ethtool(10)).unwrap()[..4], 10u32.to_ne_bytes());
     assert_eq!(l.ioctl(s, 0x1234, &[0; 4]).unwrap_err(), Errno::ENOTTY);
     // ifconfig v0:1 172.16.5.4 netmask 255.255.255.0
     l.ioctl(s, 0x8916, &req("v0:1", &sin("172.16.5.4", 0))).unwrap();
