@@ -170,7 +170,7 @@ fn interface_requests() {
     assert_eq!(l.ioctl(s, 0x8921, &req("lo", &[])).unwrap()[16..20], 65536i32.to_ne_bytes());
     assert_eq!(l.ioctl(s, 0x8927, &req("lo", &[])).unwrap()[16..18], 772u16.to_ne_bytes());
     // ETHTOOL_GLINK is answered, ETHTOOL_GSET is not.
-    let ethtool = |cmd: u32| [req("lo", &[]), cmd.to_ne_bytes().to_vec(), vec![0; 4]].concat();
+    let ethtool = |cmd: u32| [req("lo", &[]).to_vec(), cmd.to_ne_bytes().to_vec(), vec![0; 4]].concat();
     assert_eq!(l.ioctl(s, 0x8946, &ethtool(1)).unwrap_err(), Errno::EOPNOTSUPP);
     assert_eq!(l.ioctl(s, 0x8946, &ethtool(10)).unwrap()[..4], 10u32.to_ne_bytes());
     assert_eq!(l.ioctl(s, 0x1234, &[0; 4]).unwrap_err(), Errno::ENOTTY);
