@@ -69,7 +69,10 @@ fn start(
     argv: Vec<String>,
     (what, greet): (&str, bool),
 ) -> Result<u8, String> {
-    let mut session = Session::new(&Config { kernel: kernel(), name }).map_err(|e| e.to_string())?;
+    let mut session = match Session::new(&Config { kernel: kernel(), name }) {
+        Ok(s) => s,
+        Err(e) => return failed_to_start(&e),
+    };
     serve::install(&mut session, what);
     for (name, tap) in taps {
         let ns = session.first_ns();

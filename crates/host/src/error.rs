@@ -16,7 +16,8 @@ pub enum HostError {
     /// The kernel has no SECCOMP_RET_USER_NOTIF.
     #[error(
         "seccomp user notification is missing ({0}); ferronet needs Linux 5.14 or newer built with \
-         CONFIG_SECCOMP_FILTER (check `cat /proc/sys/kernel/seccomp/actions_avail` for user_notif)"
+         CONFIG_SECCOMP_FILTER (check `cat /proc/sys/kernel/seccomp/actions_avail` for user_notif); in a container, allow \
+         seccomp in its seccomp profile"
     )]
     UserNotify(io::Error),
     /// A supervisor is already above us: only one listener per process tree.

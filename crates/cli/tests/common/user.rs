@@ -43,8 +43,13 @@ impl User {
         Some(user)
     }
 
+    /// The copy of the command.
+    pub(crate) fn ferronet(&self) -> &std::path::Path {
+        &self.command
+    }
+
     /// A command as this user, without groups and with little else of ours.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut c = Command::new("setpriv");
         c.arg(format!("--reuid={}", self.name)).arg(format!("--regid={}", self.name));
         c.args(["--clear-groups", "--inh-caps=-all", "--"]).stdin(Stdio::null());
