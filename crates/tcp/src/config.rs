@@ -104,6 +104,10 @@ pub struct Config {
     pub notsent_lowat: u32,
     /// `tcp_tso_win_divisor`: most of the congestion window that may be kept back for a larger packet.
     pub tso_win_divisor: u32,
+    /// `tcp_min_tso_segs`: segments that a packet for segmentation holds at least.
+    pub min_tso_segs: u32,
+    /// `tcp_tso_rtt_log`: up to 2^this microseconds of round trip, packets are as large as can be.
+    pub tso_rtt_log: u32,
     /// `tcp_stdurg`: the urgent pointer points at the last urgent byte (RFC 1122) and not behind it.
     pub stdurg: bool,
 }
@@ -145,6 +149,8 @@ impl Default for Config {
             rfc1337: false,
             notsent_lowat: u32::MAX,
             tso_win_divisor: 3,
+            min_tso_segs: 2,
+            tso_rtt_log: 9,
             stdurg: false,
         }
     }

@@ -113,9 +113,10 @@ impl Tcb {
         t.start_receiving(req.irs);
         t.snd.nxt = t.snd.iss + 1;
         t.snd.una = t.snd.nxt;
-        t.snd.wnd = u32::from(req.peer_wnd);
-        t.snd.max_wnd = t.snd.wnd;
+        // The window is the final ACK's, which is processed next; that of the SYN counts for nothing
+        // (tcp_create_openreq_child).
         t.snd.wl1 = t.rcv.irs;
+        t.stats.total_retrans = u32::from(req.retrans);
         if req.retrans == 0 && req.sent_at != Instant::ZERO {
             let rtt = cx.now - req.sent_at;
             t.rtt.note_min(rtt, cx.now);
@@ -158,6 +159,7 @@ impl Tcb {
             self.stats.segs_in = 1;
         } else {
             self.stats.bytes_acked = 1;
+            cx.inc(Mib::TcpExtTCPDelivered);
         }
         self.sndbuf_expand(cx);
         self.ack.last_rx = cx.now;
@@ -171,14 +173,17 @@ impl Tcb {
     /// Payload of a full segment from path, peer's MSS, half of its largest window, and our options
     /// (`tcp_sync_mss`).
     pub(crate) fn sync_mss(&mut self, cx: &Cx<'_>) {
-        let mut m = u32::from(self.local_mss().min(self.snd.mss_clamp));
+        let mut m = u32::from(self.local_mss().min(self.snd.mss_clamp)).max(u32::from(cx.cfg.min_snd_mss));
+        if self.ts_on {
+            m = m.saturating_sub(u32::from(TSTAMP_LEN)).max(8);
+        }
         let max = self.snd.max_wnd;
         let half = if max > u32::from(TCP_MSS_DEFAULT) { max >> 1 } else { max };
         if half > 0 && m > half {
-            m = half.max(48);
+            // tcp_bound_to_half_wnd
+            m = half.max(if self.ts_on { 36 } else { 48 });
         }
-        let m = m.max(u32::from(cx.cfg.min_snd_mss)) as u16;
-        self.snd.mss = if self.ts_on { m.saturating_sub(TSTAMP_LEN).max(8) } else { m };
+        self.snd.mss = m as u16;
     }
 
     /// The path takes at most `path_mss` bytes of TCP payload now (ICMP "fragmentation needed", route change).
@@ -214,17 +219,12 @@ impl Tcb {
         }
     }
 
-    /// An ICMP error for this connection. `hard`: the kind that ends a connection attempt (and, for a socket
-    /// with `IP_RECVERR`, the connection); others are only remembered (RFC 1122 §4.2.3.9, RFC 5927 §4).
-    pub fn icmp_error(&mut self, cx: &mut Cx<'_>, e: ferronet_core::Errno, hard: bool) {
+    /// An ICMP error for this connection: it ends an attempt, an established connection only remembers it
+    /// (RFC 1122 §4.2.3.9, RFC 5927 §4).
+    pub fn icmp_error(&mut self, cx: &mut Cx<'_>, e: ferronet_core::Errno) {
         match self.state {
-            State::SynSent | State::SynRecv => {
-                if hard {
-                    self.done(cx, Some(e));
-                } else {
-                    self.soft_error = Some(e);
-                }
-            }
+            // Any error ends an attempt (tcp_v4_err); RFC 1122 would go on.
+            State::SynSent | State::SynRecv => self.done(cx, Some(e)),
             State::Established
             | State::FinWait1
             | State::FinWait2
@@ -272,6 +272,7 @@ impl Tcb {
         };
         self.stats.segs_out += 1;
         if self.rec.retransmits > 0 {
+            t.kind = Kind::Retrans;
             self.stats.total_retrans += 1;
             cx.inc(Mib::TcpRetransSegs);
             cx.inc(Mib::TcpExtTCPSynRetrans);

@@ -179,7 +179,7 @@ impl Tcb {
 
     /// What Linux would pace at (`tcp_update_pacing_rate`): twice the rate of the window in slow start, 1.2 times
     /// otherwise; bytes per second. Shown, not enforced.
-    fn pacing_rate(&self) -> u64 {
+    pub(crate) fn pacing_rate(&self) -> u64 {
         let srtt = u64::from(self.rtt.srtt_us());
         if srtt == 0 {
             return u64::MAX;

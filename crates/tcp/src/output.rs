@@ -17,7 +17,14 @@ impl Tcb {
     pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) -> Option<Transmit> {
         if let Some((seq, ack, flags)) = self.owed.rst.take() {
             cx.inc(Mib::TcpOutRsts);
-            return Some(Transmit::bare(seq, ack, flags, Kind::Rst));
+            let mut t = Transmit::bare(seq, ack, flags, Kind::Rst);
+            if flags.contains(TcpFlags::ACK) {
+                // The program's own reset is a segment of the connection like others (tcp_send_active_reset).
+                t.wnd = self.advertise_window(cx);
+                t.opts.timestamps =
+                    self.ts_on.then(|| Timestamps { tsval: self.ts_now(cx.now), tsecr: self.rcv.ts_recent });
+            }
+            return Some(t);
         }
         match self.state {
             State::Close | State::Listen => None,
@@ -197,7 +204,7 @@ impl Tcb {
         if avail.min(mss32).max(1) > room {
             return None;
         }
-        let max_segs = (GSO_MAX_PAYLOAD / mss32).max(1);
+        let max_segs = self.tso_segs(cx, mss32);
         let limit = quota.min(max_segs).saturating_mul(mss32).min(room);
         let mut len = avail.min(limit);
         let part = len % mss32;
@@ -218,6 +225,19 @@ impl Tcb {
             return None;
         }
         Some(self.send_new(cx, len, fin, mss))
+    }
+
+    /// Segments for one packet: about a millisecond of the rate, more on a short path, so that a long one is not
+    /// fed in bursts (`tcp_tso_autosize`).
+    fn tso_segs(&self, cx: &Cx<'_>, mss: u32) -> u32 {
+        let mut bytes = self.pacing_rate() >> 10;
+        let r = self.rtt.min_us() >> cx.cfg.tso_rtt_log.min(31);
+        if r < 32 {
+            bytes += u64::from(GSO_MAX_PAYLOAD >> r);
+        }
+        let most = GSO_MAX_PAYLOAD / mss;
+        let segs = (bytes.min(u64::from(GSO_MAX_PAYLOAD)) as u32 / mss).max(cx.cfg.min_tso_segs);
+        segs.min(most).max(1)
     }
 
     /// Wait for more window to make a larger packet, as long as ACKs are sure to come (`tcp_tso_should_defer`).
@@ -284,6 +304,8 @@ impl Tcb {
         let mut t = self.build(cx, seq, flags, len, Kind::Data);
         if len > u32::from(mss) {
             t.gso_size = Some(mss);
+            // The peer's GRO need not wait for more (__tcp_transmit_skb).
+            t.flags |= TcpFlags::PSH;
         }
         if was_empty || !matches!(self.timers.rtx, Rtx::Reo) {
             self.set_xmit_timer_after_send(cx, was_empty);
@@ -293,12 +315,13 @@ impl Tcb {
     }
 
     fn data_sent(&mut self, cx: &mut Cx<'_>, len: u32, segs: u32) {
+        // A FIN counts, too (tcp_event_new_data_sent).
+        cx.mib.add(Mib::TcpExtTCPOrigDataSent, u64::from(segs));
         if len == 0 {
             return;
         }
         self.stats.data_segs_out = self.stats.data_segs_out.wrapping_add(segs);
         self.stats.bytes_sent += u64::from(len);
-        cx.mib.add(Mib::TcpExtTCPOrigDataSent, u64::from(segs));
         self.snd.last_tx = cx.now;
         // A quick answer to what came in: an interactive session, where data carries the ACKs.
         if ((cx.now - self.ack.last_rx).as_micros() as u64) < u64::from(self.ack.ato_us) {
@@ -427,6 +450,7 @@ impl Tcb {
         let mut t = self.build(cx, s.seq, flags, len, Kind::Retrans);
         if len > u32::from(s.mss) {
             t.gso_size = Some(s.mss);
+            t.flags |= TcpFlags::PSH;
         }
         Some(t)
     }
@@ -488,7 +512,9 @@ impl Tcb {
             let mss = self.current_mss();
             let len = avail.min(room).min(u32::from(mss));
             let fin = self.snd.fin && len == avail && room > len;
-            return self.send_new(cx, len, fin, mss);
+            let mut t = self.send_new(cx, len, fin, mss);
+            t.flags |= TcpFlags::PSH;
+            return t;
         }
         cx.inc(mib);
         self.build(cx, self.snd.una - 1, TcpFlags::ACK, 0, Kind::Probe)

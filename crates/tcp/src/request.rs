@@ -8,6 +8,7 @@ use ferronet_wire::tcp::{SeqNr, TCP_MSS_DEFAULT, TcpFlags, TcpOptions, Timestamp
 
 use crate::config::SockOpts;
 use crate::connect::Open;
+use crate::output::TSTAMP_LEN;
 use crate::rtt::TIMEOUT_INIT;
 use crate::segment::{Cx, Kind, Segment, Transmit, reset_for};
 use crate::syncookie::{TsOptions, encode_timestamp};
@@ -78,8 +79,11 @@ impl RequestSock {
     #[must_use]
     pub fn new(cx: &Cx<'_>, opts: &SockOpts, syn: &Segment, open: Open) -> RequestSock {
         let advmss = if opts.user_mss > 0 { open.path_mss.min(opts.user_mss) } else { open.path_mss };
-        let win = initial_window(cx.cfg, opts, advmss);
         let o = &syn.opts;
+        let ts_ok = cx.cfg.timestamps && o.timestamps.is_some();
+        // Whole segments as they will come (tcp_openreq_init_rwin).
+        let win =
+            initial_window(cx.cfg, opts, if ts_ok { advmss.saturating_sub(TSTAMP_LEN) } else { advmss });
         let wscale_ok = cx.cfg.window_scaling && o.wscale.is_some();
         // RFC 3168 §6.1.1: ECN-setup SYN is ECE and CWR.
         let ecn_ok = cx.cfg.ecn > 0 && syn.has(TcpFlags::ECE | TcpFlags::CWR);
@@ -98,7 +102,7 @@ impl RequestSock {
             snd_wscale: if wscale_ok { o.wscale.unwrap_or(0).min(14) } else { 0 },
             rcv_wscale: if wscale_ok { win.wscale } else { 0 },
             wscale_ok,
-            ts_ok: cx.cfg.timestamps && o.timestamps.is_some(),
+            ts_ok,
             sack_ok: cx.cfg.sack && o.sack_permitted,
             ecn_ok,
             cookie: false,

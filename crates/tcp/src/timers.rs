@@ -280,7 +280,9 @@ impl Tcb {
         let waited = self.rec.first_timeout.map_or(Duration::ZERO, |t| cx.now - t);
         let expired = if matches!(self.state, State::SynSent | State::SynRecv) {
             let n = if self.opts.syn_retries > 0 { self.opts.syn_retries } else { cx.cfg.syn_retries };
-            r >= n || (r > 0 && self.user_timeout().is_some_and(|t| waited >= t))
+            // The first ones are not spaced out, and do not count (tcp_syn_linear_timeouts).
+            let linear = if self.state == State::SynSent { cx.cfg.syn_linear_timeouts } else { 0 };
+            r >= n.saturating_add(linear) || (r > 0 && self.user_timeout().is_some_and(|t| waited >= t))
         } else {
             let mut n = cx.cfg.retries2;
             if self.orphan {
@@ -310,8 +312,13 @@ impl Tcb {
         if self.write_timeout(cx) {
             return;
         }
+        // Another way through the network, where there are several: IPv6's flow label changes (sk_rethink_txhash).
+        cx.inc(Mib::TcpExtTcpTimeoutRehash);
         cx.inc(Mib::TcpExtTCPTimeouts);
         if syn {
+            if self.rec.retransmits > 0 {
+                cx.inc(Mib::TcpExtTCPLostRetransmit);
+            }
             self.owed.syn = true;
             if self.state == State::SynRecv || self.rec.retransmits >= cx.cfg.syn_linear_timeouts {
                 self.rtt.back_off(cx.cfg.rto_max);

@@ -30,6 +30,8 @@ pub(crate) fn initial_window(cfg: &Config, opts: &SockOpts, mss: u16) -> Initial
     let locked = opts.rcvbuf > 0;
     let rcvbuf = if locked { opts.rcvbuf } else { cfg.rmem[1] };
     let clamp = if opts.window_clamp > 0 { opts.window_clamp } else { 65535 << 14 };
+    // A buffer that the program chose does not grow: no scale for more (tcp_openreq_init_rwin, tcp_connect_init).
+    let clamp = if locked { clamp.min(win_from_space(rcvbuf)) } else { clamp };
     let mut space = win_from_space(rcvbuf).min(clamp);
     let mss32 = u32::from(mss.max(1));
     if space > mss32 {

@@ -152,9 +152,10 @@ pub fn compare(
     let mut rows: Vec<(String, char, String)> = Vec::new();
     let (mut before, mut differ) = (Duration::ZERO, false);
     let line = |it: &Item| format!("{} {}", secs(it.at), it.text);
-    for (x, y) in align(a, b) {
+    let free = !script.setup.windows;
+    for (x, y) in align(a, b, free) {
         let mark = match (x, y) {
-            (Some(x), Some(y)) if x.text != y.text => '!',
+            (Some(x), Some(y)) if said(x, free) != said(y, free) => '!',
             (Some(x), Some(y)) if x.kind == Kind::Out && !tol.allows(x.at, y.at, before) => 't',
             (Some(_), Some(_)) => '=',
             _ => '!',
@@ -223,20 +224,35 @@ fn uncounted(name: &str) -> bool {
     INSIDE.contains(&name) || NOISE.contains(&name)
 }
 
+/// What is compared of an item; `free`: without the window of a segment that is no SYN.
+fn said(it: &Item, free: bool) -> String {
+    match &it.pkt {
+        Some(p) if free && !p.get("flags").is_some_and(|f| f.contains('S')) => {
+            let mut p = p.clone();
+            p.attrs.retain(|(k, _)| k != "win");
+            p.to_string()
+        }
+        _ => it.text.clone(),
+    }
+}
+
 /// Pairs the items of two traces so that as many as possible are equal.
-fn align<'a>(a: &'a [Item], b: &'a [Item]) -> Vec<(Option<&'a Item>, Option<&'a Item>)> {
+fn align<'a>(a: &'a [Item], b: &'a [Item], free: bool) -> Vec<(Option<&'a Item>, Option<&'a Item>)> {
     // Longest common subsequence; scripts have at most some hundred items.
     let mut len = vec![vec![0u32; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            len[i][j] =
-                if a[i].text == b[j].text { len[i + 1][j + 1] + 1 } else { len[i + 1][j].max(len[i][j + 1]) };
+            len[i][j] = if said(&a[i], free) == said(&b[j], free) {
+                len[i + 1][j + 1] + 1
+            } else {
+                len[i + 1][j].max(len[i][j + 1])
+            };
         }
     }
     let (mut i, mut j, mut out) = (0, 0, Vec::new());
     while i < a.len() || j < b.len() {
         match (a.get(i), b.get(j)) {
-            (Some(x), Some(y)) if x.text == y.text || len[i + 1][j + 1] == len[i][j] => {
+            (Some(x), Some(y)) if said(x, free) == said(y, free) || len[i + 1][j + 1] == len[i][j] => {
                 // Equal, or different without losing an equal pair further on.
                 out.push((Some(x), Some(y)));
                 (i, j) = (i + 1, j + 1);
@@ -283,7 +299,7 @@ pub fn record(script: &Script, trace: &Trace) -> String {
             continue;
         }
         while let Some(it) = items.next_if(|it| it.step != Some(i) && it.kind == Kind::Out) {
-            out += &stamp(&mut now, it.at, &brief(it));
+            out += &stamp(&mut now, it.at, &brief(it, script));
         }
         let text = match items.next_if(|it| it.step == Some(i)) {
             Some(it) if it.kind == Kind::Result && !it.text.ends_with(" = 0") => it.text.clone(),
@@ -294,14 +310,20 @@ pub fn record(script: &Script, trace: &Trace) -> String {
         out += &line;
     }
     for it in items {
-        out += &stamp(&mut now, it.at, &brief(it));
+        out += &stamp(&mut now, it.at, &brief(it, script));
     }
     out
 }
 
 /// A packet that came out without what nearly every packet has.
-fn brief(it: &Item) -> String {
+fn brief(it: &Item, script: &Script) -> String {
     let Some(mut p) = it.pkt.clone() else { return it.text.clone() };
+    let syn = p.get("flags").is_some_and(|f| f.contains('S'));
+    for (k, v) in &mut p.attrs {
+        if k == "win" && !script.setup.windows && !syn {
+            "*".clone_into(v);
+        }
+    }
     p.ip.retain(|(k, v)| {
         !(k == "ttl" && v == "64" || k == "id" || k == "df" && p.kind == "tcp" || k == "label")
     });

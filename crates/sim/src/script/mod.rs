@@ -12,6 +12,7 @@
 //! sysctl net.ipv4.tcp_sack 0              before the first step
 //! known TEXT                              ferronet still differs from Linux here: checked on Linux only
 //! tolerance 0.1 | uncounted COUNTER…       times that the kernel chooses at random; counters not compared
+//! windows free                            advertised windows follow the driver's buffers: not compared
 //! mtu 1300 | addr 10.9.0.1/24 | route 10.5.0.0/16 via 10.0.0.3 | neigh off | show arp,mld,nd
 //!
 //! +0    s: socket tcp                     calls: NAME: CALL ARGUMENTS [= RESULT]

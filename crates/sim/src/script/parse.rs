@@ -28,6 +28,8 @@ pub struct Setup {
     pub tolerance: Duration,
     /// What ferronet is known to do otherwise than Linux here. The twin insists that it still does.
     pub known: Option<String>,
+    /// The advertised windows are not compared: they grow with the size of the driver's buffers.
+    pub windows: bool,
     /// Counters that the twin does not compare, with the reason in the script's comments.
     pub uncounted: Vec<String>,
 }
@@ -184,6 +186,7 @@ impl Default for Setup {
             show: Vec::new(),
             tolerance: Duration::ZERO,
             known: None,
+            windows: true,
             uncounted: Vec::new(),
         }
     }
@@ -216,9 +219,10 @@ impl Setup {
                 let t: f64 = t.parse().map_err(|_| "tolerance is a time in seconds")?;
                 self.tolerance = Duration::try_from_secs_f64(t).map_err(|e| e.to_string())?;
             }
+            ("windows", ["free"]) => self.windows = false,
             ("known", [_, ..]) => self.known = Some(rest.trim().to_owned()),
             ("uncounted", names) => self.uncounted.extend(names.iter().map(|n| (*n).to_owned())),
-            ("flow" | "mtu" | "addr" | "route" | "neigh" | "show" | "tolerance" | "known", _) => {
+            ("flow" | "mtu" | "addr" | "route" | "neigh" | "show" | "tolerance" | "known" | "windows", _) => {
                 return Err(format!("`{first}`: see the module's page for its form"));
             }
             _ => return Ok(false),

@@ -38,7 +38,7 @@ pub fn tcp_err(ns: &mut Namespace, e: &IcmpError, transport: &[u8]) {
         if mtu > 0 {
             t.mtu_reduced(cx, u16::try_from(mtu.saturating_sub(header)).unwrap_or(u16::MAX));
         } else {
-            t.icmp_error(cx, e.errno, e.fatal);
+            t.icmp_error(cx, e.errno);
         }
     });
     if outcome.is_some() {

@@ -292,7 +292,10 @@ pub fn request_timer(ns: &mut Namespace, id: u64) {
             return;
         }
         ReqTimeout::Wait => None,
-        ReqTimeout::Resend => Some(r.req.syn_ack(&mut cx)),
+        ReqTimeout::Resend => {
+            cx.mib.inc(Mib::TcpExtTCPTimeouts);
+            Some(r.req.syn_ack(&mut cx))
+        }
     };
     r.num_timeout += 1;
     r.timer = ns.env.timers.arm(r.req.deadline(), TimerKey::Request(id));

@@ -62,6 +62,8 @@ pub struct TcpSock {
     ip_id: u16,
     /// Holds its local port in the bind table.
     pub bound: bool,
+    /// connect(2) was called and has not yet told that it succeeded (`SS_CONNECTING`).
+    connecting: bool,
     /// The listener that made it, while it waits to be accepted.
     parent: Option<SockKey>,
     /// The program closed it; it goes when the connection ends.
@@ -246,6 +248,7 @@ impl Default for TcpSock {
             armed: Instant::NEVER,
             ip_id: 0,
             bound: false,
+            connecting: false,
             parent: None,
             orphan: false,
             edge: EdgeQueues::default(),

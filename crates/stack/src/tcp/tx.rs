@@ -37,7 +37,10 @@ pub(super) struct Via {
 /// Builds the packet and hands it to IP.
 pub(super) fn tcp_transmit_skb(ns: &mut Namespace, t: Transmit, via: &Via) {
     let segs = t.segs();
-    ns.env.mib.add(Mib::TcpOutSegs, u64::from(segs));
+    // RFC 4022: without segments that hold only what was sent before.
+    if t.kind != Kind::Retrans {
+        ns.env.mib.add(Mib::TcpOutSegs, u64::from(segs));
+    }
     let mut p = ns.env.pool.get();
     let len = t.len;
     for b in t.payload {

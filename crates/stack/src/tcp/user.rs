@@ -29,6 +29,18 @@ pub fn connect(ns: &mut Namespace, key: SockKey, addr: IpAddr, port: u16) -> Res
     match state {
         State::Close => {}
         State::SynSent | State::SynRecv => return Err(Errno::EALREADY),
+        // The first call after the handshake says so, as a blocking one would have (__inet_stream_connect).
+        State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::TimeWait
+        | State::CloseWait
+        | State::LastAck
+        | State::Closing
+            if tcp_sock_mut(ns, key).is_some_and(|t| core::mem::take(&mut t.connecting)) =>
+        {
+            return Ok(());
+        }
         State::Listen => return Err(Errno::EISCONN),
         State::Established
         | State::FinWait1
@@ -60,6 +72,9 @@ pub fn connect(ns: &mut Namespace, key: SockKey, addr: IpAddr, port: u16) -> Res
     };
     let flow = flow_of(&s.common, &probe);
     let (route, saddr) = route_output(ns, &flow)?;
+    if matches!(route.kind, crate::fib::RouteType::Broadcast | crate::fib::RouteType::Multicast) {
+        return Err(Errno::ENETUNREACH);
+    }
     // The unspecified address means this host.
     let raddr = if addr.is_unspecified() { saddr } else { addr };
     let lport = match ns.socks.socks.get(key).map_or(0, |s| s.common.lport) {
@@ -99,6 +114,7 @@ fn start(
     s.common.peer = Some((own(tuple.raddr), tuple.rport));
     let crate::sock::Proto::Tcp(ts) = &mut s.proto else { return Err(Errno::EBADF) };
     ts.ip_id = ip_id;
+    ts.connecting = true;
     ts.route = None;
     let mut cx = ferronet_tcp::Cx { now: ns.env.now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     ts.kind = TcpKind::Conn(Box::new(Tcb::connect(&mut cx, ts.opts, open)));

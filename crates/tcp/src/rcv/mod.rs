@@ -85,7 +85,12 @@ impl Tcb {
         seq: u64,
         end: u64,
     ) -> Result<(), Discard> {
-        if self.paws_discard(cx, seg, seq) && !seg.has(TcpFlags::RST) {
+        if self.paws_discard(cx, seg, seq) && !seg.has(TcpFlags::RST) && !seg.has(TcpFlags::SYN) {
+            if seg.seq_len() == 0 && seg.has(TcpFlags::ACK) && seq < self.rcv.nxt {
+                // An old pure ACK is common and no reason to answer (tcp_disordered_ack_check).
+                cx.inc(Mib::TcpExtPAWSOldAck);
+                return Err(DropReason::TcpPaws);
+            }
             cx.inc(Mib::TcpExtPAWSEstab);
             if !self.oow_rate_limited(cx, seg, Mib::TcpExtTCPACKSkippedPAWS) {
                 self.send_dupack(cx, seq, end);
@@ -98,6 +103,7 @@ impl Tcb {
             }
             if seg.has(TcpFlags::SYN) {
                 // RFC 5961 §4.2: a SYN is challenged wherever it is.
+                cx.inc(Mib::TcpInErrs);
                 cx.inc(Mib::TcpExtTCPSYNChallenge);
                 self.send_challenge_ack(cx);
                 return Err(DropReason::TcpInvalidSyn);
@@ -137,7 +143,8 @@ impl Tcb {
 
     fn paws_discard(&self, cx: &Cx<'_>, seg: &Segment, seq: u64) -> bool {
         let Some(ts) = seg.opts.timestamps else { return false };
-        if !self.ts_on || (self.rcv.ts_recent.wrapping_sub(ts.tsval) as i32) <= 0 {
+        // TCP_PAWS_WINDOW: a clock that stepped back by one tick is forgiven.
+        if !self.ts_on || (self.rcv.ts_recent.wrapping_sub(ts.tsval) as i32) <= 1 {
             return false;
         }
         if cx.now - self.rcv.ts_recent_at > PAWS_24DAYS {
@@ -165,7 +172,7 @@ impl Tcb {
         match self.tcp_ack(cx, seg, seq) {
             Ok(_) => {}
             Err(reason) => {
-                if reason == DropReason::TcpTooNewAck && self.state != State::Established {
+                if reason == DropReason::TcpTooNewAck {
                     self.send_challenge_ack(cx);
                 }
                 return Err(reason);

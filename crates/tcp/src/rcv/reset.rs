@@ -79,6 +79,7 @@ impl Tcb {
         {
             return Ok(());
         }
+        cx.inc(Mib::TcpInErrs);
         cx.inc(Mib::TcpExtTCPSYNChallenge);
         self.send_challenge_ack(cx);
         Err(DropReason::TcpInvalidSyn)

