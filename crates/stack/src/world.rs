@@ -1,6 +1,6 @@
 //! The namespaces of one shard: creation, time, the softirq loop and the crossing of veth pairs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use ferronet_core::packet::PacketQueue;
 use ferronet_core::rng::Rng;
@@ -13,8 +13,10 @@ use crate::ns::Namespace;
 #[derive(Debug)]
 pub struct World {
     namespaces: Vec<Option<Box<Namespace>>>,
+    /// Numbers of namespaces that are gone, oldest first.
+    free: VecDeque<NsId>,
     /// Namespaces with work, in order; `Place::queued` says who is in.
-    ready: std::collections::VecDeque<NsId>,
+    ready: VecDeque<NsId>,
     places: Vec<Place>,
     /// `Place::deadline` of all namespaces with timers, so that time passes without a look at each namespace.
     deadlines: BTreeSet<(Instant, u32)>,
@@ -28,7 +30,7 @@ pub struct World {
     /// Frames that left through devices that end in the host.
     backend_tx: PacketQueue,
     /// Of which namespaces they are: number of frames in a row.
-    backend_ns: std::collections::VecDeque<(NsId, u32)>,
+    backend_ns: VecDeque<(NsId, u32)>,
 }
 
 /// What the world keeps about each namespace.
@@ -52,7 +54,8 @@ impl World {
     pub fn new(seed: u64, wall_offset: u64) -> Self {
         World {
             namespaces: Vec::new(),
-            ready: std::collections::VecDeque::new(),
+            free: VecDeque::new(),
+            ready: VecDeque::new(),
             places: Vec::new(),
             deadlines: BTreeSet::new(),
             with_edges: Vec::new(),
@@ -61,16 +64,21 @@ impl World {
             wall_offset,
             rng: Rng::new(seed),
             backend_tx: PacketQueue::new(),
-            backend_ns: std::collections::VecDeque::new(),
+            backend_ns: VecDeque::new(),
         }
     }
 
     /// A new namespace; `None` beyond [`MAX_NAMESPACES`].
     pub fn ns_create(&mut self) -> Option<NsId> {
-        if self.namespaces.len() >= MAX_NAMESPACES {
-            return None;
-        }
-        let id = NsId(self.namespaces.len() as u32);
+        let id = match self.free.pop_front() {
+            Some(id) => id,
+            None if self.namespaces.len() >= MAX_NAMESPACES => return None,
+            None => {
+                self.namespaces.push(None);
+                self.places.push(Place { queued: false, edges: false, deadline: Instant::NEVER });
+                NsId(self.namespaces.len() as u32 - 1)
+            }
+        };
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
         ns.env.now = self.now;
         ns.env.wall_offset = self.wall_offset;
@@ -81,8 +89,7 @@ impl World {
         if let Some(Some(init)) = self.namespaces.first() {
             crate::sysctl::inherit(&mut ns, init);
         }
-        self.namespaces.push(Some(ns));
-        self.places.push(Place { queued: false, edges: false, deadline: Instant::NEVER });
+        self.namespaces[id.0 as usize] = Some(ns);
         Some(id)
     }
 
@@ -92,6 +99,10 @@ impl World {
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
         self.set_deadline(id, Instant::NEVER);
+        (self.places[id.0 as usize].queued, self.places[id.0 as usize].edges) = (false, false);
+        self.ready.retain(|i| *i != id);
+        self.with_edges.retain(|i| *i != id);
+        self.free.push_back(id);
         for (peer_ns, dev) in peers {
             self.link_forget(peer_ns, dev);
         }
@@ -351,3 +362,43 @@ impl World {
 }
 
 pub mod link;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferronet_core::env::TimerKey;
+
+    #[test]
+    fn numbers_of_gone_namespaces_are_used_again() {
+        let mut w = World::new(1, 0);
+        let keep = w.ns_create().expect("room");
+        for _ in 0..200 {
+            let ids: Vec<_> = (0..10).map(|_| w.ns_create().expect("room")).collect();
+            assert!(ids.iter().all(|id| w.ns_mut(*id).is_some()));
+            w.run_softirq(1000);
+            ids.into_iter().for_each(|id| w.ns_destroy(id));
+        }
+        assert_eq!(w.iter().count(), 1);
+        assert!(w.ns(keep).is_some());
+        assert!(w.namespaces.len() < 20, "{}", w.namespaces.len());
+    }
+
+    #[test]
+    fn a_timer_is_known_before_and_after_the_loop_ran() {
+        let mut w = World::new(1, 0);
+        let ids: Vec<_> = (0..4).map(|_| w.ns_create().expect("room")).collect();
+        w.run_softirq(1000);
+        let at = Instant(5_000_000_000);
+        w.ns_mut(ids[2]).expect("exists").env.timers.arm(at, TimerKey::Conntrack);
+        assert!(w.next_timeout().is_some_and(|t| t <= at), "also before the loop has seen it");
+        w.run_softirq(1000);
+        // The wheel may ask for turns before.
+        let mut turns = 0;
+        while let Some(t) = w.next_timeout() {
+            w.set_now(t);
+            w.run_softirq(1000);
+            turns += 1;
+        }
+        assert!((1..10).contains(&turns) && w.now() == at, "{turns} turns, {:?}", w.now());
+    }
+}
