@@ -157,6 +157,42 @@ fn stats() {
     twin("stats", IP, ip);
 }
 
+/// `ss`: process and descriptor numbers, inodes and cookies, what was measured, and memory that is counted otherwise.
+/// Control groups are the host's; its kernel counts TCP sockets of all namespaces together.
+fn ss(command: &str, line: &str) -> String {
+    let number = |c: char| c.is_ascii_digit() || c == '.' || c == '/';
+    let hex = |c: char| c.is_ascii_hexdigit();
+    let mut l = ip(command, line).replace(" cgroup:/", "");
+    for mark in
+        ["pid=", "fd=", "ino:", "rto:", "rtt:", "rcv_ssthresh:", "snd_wnd:", "keepalive,", "timewait,", "on,"]
+    {
+        l = mask(&l, mark, number);
+    }
+    for mark in
+        ["lastsnd:", "lastrcv:", "lastack:", "send ", "pacing_rate ", "delivery_rate ", "(r", ",f", ",t"]
+    {
+        l = mask(&l, mark, number);
+    }
+    for unit in ["ms,0)", "sec,0)", "min,0)"] {
+        l = l.replace(&format!("N{unit}"), "N,0)");
+    }
+    l = mask(&l, "sk:", hex).replace(" rcv_rtt:N", "");
+    if l.starts_with("Total: ") || l.starts_with("TCP:   ") {
+        l = ["Total: ", "TCP:   ", "closed ", "orphaned "].iter().fold(l, |l, m| mask(&l, m, number));
+    }
+    l
+}
+
+#[test]
+fn sockets() {
+    twin("ss", &["ip", "ss", "unshare", "python3", "mkfifo"], ss);
+}
+
+#[test]
+fn neigh() {
+    twin("neigh", IP, ip);
+}
+
 #[test]
 fn masks_take_out_only_what_they_name() {
     assert_eq!(mask("a pid=17,fd=3 pid=x", "pid=", |c| c.is_ascii_digit()), "a pid=N,fd=3 pid=x");

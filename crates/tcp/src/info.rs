@@ -130,10 +130,7 @@ impl Tcb {
             sacked: self.rec.sacked_out,
             lost: self.rec.lost_out,
             retrans: self.rec.retrans_out,
-            last_data_sent: ms_since(
-                now,
-                if self.snd.last_tx == Instant::ZERO { s.last_ack_rx } else { self.snd.last_tx },
-            ),
+            last_data_sent: self.lastsnd(now),
             last_data_recv: ms_since(now, self.ack.last_rx),
             last_ack_recv: ms_since(now, s.last_ack_rx),
             path_mss: u32::from(self.snd.path_mss),
@@ -175,6 +172,12 @@ impl Tcb {
             snd_wnd: self.snd.wnd,
             rcv_wnd: r.wnd,
         }
+    }
+
+    /// Milliseconds since data was sent; while none was, since the connection came up.
+    fn lastsnd(&self, now: Instant) -> u32 {
+        let never = self.snd.last_tx == Instant::ZERO;
+        ms_since(now, if never { self.stats.last_ack_rx } else { self.snd.last_tx })
     }
 
     /// What Linux would pace at (`tcp_update_pacing_rate`): twice the rate of the window in slow start, 1.2 times

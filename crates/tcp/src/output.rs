@@ -302,11 +302,7 @@ impl Tcb {
             self.rec.prr_out += u32::from(rec.pcount);
         }
         let mut t = self.build(cx, seq, flags, len, Kind::Data);
-        if len > u32::from(mss) {
-            t.gso_size = Some(mss);
-            // The peer's GRO need not wait for more (__tcp_transmit_skb).
-            t.flags |= TcpFlags::PSH;
-        }
+        self.cut(&mut t, mss);
         if was_empty || !matches!(self.timers.rtx, Rtx::Reo) {
             self.set_xmit_timer_after_send(cx, was_empty);
         }
@@ -448,11 +444,18 @@ impl Tcb {
         }
         cx.mib.add(Mib::TcpRetransSegs, u64::from(n));
         let mut t = self.build(cx, s.seq, flags, len, Kind::Retrans);
-        if len > u32::from(s.mss) {
-            t.gso_size = Some(s.mss);
-            t.flags |= TcpFlags::PSH;
-        }
+        self.cut(&mut t, s.mss);
         Some(t)
+    }
+
+    /// A segment beyond the MSS leaves as several, all of which count.
+    fn cut(&mut self, t: &mut Transmit, mss: u16) {
+        if t.len > u32::from(mss) {
+            t.gso_size = Some(mss);
+            // The peer's GRO need not wait for more (__tcp_transmit_skb).
+            t.flags |= TcpFlags::PSH;
+            self.stats.segs_out = self.stats.segs_out.wrapping_add(t.segs() - 1);
+        }
     }
 
     /// The MSS became smaller since the record was sent: count and cut it anew.

@@ -74,7 +74,11 @@ pub(super) fn dev_mcast(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
     let mut s = String::new();
     for d in ns.devs.iter().filter(|d| !d.is_loopback()) {
         let mut macs: Vec<(MacAddr, u32)> = Vec::new();
-        for (a, _) in groups(d) {
+        // The list of the device has the oldest first, IPv4 before IPv6 as they come up.
+        let mut all = groups(d);
+        all.reverse();
+        all.sort_by_key(|g| g.0.is_ipv6());
+        for (a, _) in all {
             // A group of interface scope never reaches the link (RFC 4291 §2.7).
             if matches!(a, IpAddr::V6(a) if a.octets()[1] & 0xf <= 1) {
                 continue;

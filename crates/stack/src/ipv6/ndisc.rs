@@ -158,6 +158,7 @@ fn ndisc_recv_ns(ns: &mut Namespace, dev: IfIndex, f: &NdFrom, n: &NeighSolicit)
     let group = f.daddr.is_multicast();
     let flags = find_addr(ns, dev, n.target).map(|i| i.flags);
     let unicast = flags.is_some();
+    let mut proxy = None;
     match flags {
         Some(fl) if fl & (ifa_f::TENTATIVE | ifa_f::OPTIMISTIC) != 0 => {
             if dad {
@@ -177,12 +178,16 @@ fn ndisc_recv_ns(ns: &mut Namespace, dev: IfIndex, f: &NdFrom, n: &NeighSolicit)
         Some(_) => {}
         None => {
             let anycast = ns.devs.get(dev).is_some_and(|d| d.inet6.anycast.iter().any(|a| a.0 == n.target));
-            if !anycast {
+            // Forwarding and proxy_ndp: for the entries of `ip neigh add proxy`.
+            let key = NeighKey { dev, addr: IpAddr::V6(n.target) };
+            let on = is_router(ns, dev) && max_conf(ns, dev, Conf6::ProxyNdp) != 0;
+            proxy = ns.neigh.proxies.lookup(key).filter(|_| on);
+            if !anycast && proxy.is_none() {
                 return;
             }
         }
     }
-    let router = is_router(ns, dev);
+    let router = proxy.map_or_else(|| is_router(ns, dev), |p| p.router);
     let a = NeighAdvert { target: n.target, router, solicited: !dad, override_: unicast, tlla: None };
     if dad {
         reply(ns, dev, LINKLOCAL_ALLNODES, a, true);

@@ -128,7 +128,7 @@ fn arp_ignore(ns: &Namespace, dev: IfIndex, sip: Ipv4Addr, tip: Ipv4Addr) -> boo
     }
 }
 
-/// Whether we answer for somebody else: forwarding, `proxy_arp`, and the way there leaves another device.
+/// Whether we answer for somebody else: forwarding, `proxy_arp` or an entry, and the way there leaves another device.
 fn proxy_arp(ns: &mut Namespace, dev: IfIndex, sip: Ipv4Addr, tip: Ipv4Addr, p: &Packet) -> bool {
     let Some(d) = ns.devs.get(dev) else { return false };
     if d.conf4.get(Conf4::Forwarding) == 0 {
@@ -136,11 +136,12 @@ fn proxy_arp(ns: &mut Namespace, dev: IfIndex, sip: Ipv4Addr, tip: Ipv4Addr, p: 
     }
     let any = d.conf4.get(Conf4::ProxyArp) != 0 || ns.conf.all4.get(Conf4::ProxyArp) != 0;
     let pvlan = d.conf4.get(Conf4::ProxyArpPvlan) != 0;
-    if !any && !pvlan {
+    let entry = ns.neigh.proxies.lookup(NeighKey { dev, addr: IpAddr::V4(tip) }).is_some();
+    if !any && !pvlan && !entry {
         return false;
     }
     match ip_route_input(ns, p, sip, tip, 0, dev) {
-        Ok(r) if r.kind == RouteType::Unicast => (any && r.dev != dev) || (pvlan && r.dev == dev),
+        Ok(r) if r.kind == RouteType::Unicast => ((any || entry) && r.dev != dev) || (pvlan && r.dev == dev),
         Ok(_) | Err(_) => false,
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod arp;
 pub mod output;
+pub mod proxy;
 
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
@@ -102,6 +103,8 @@ pub struct Neigh {
     pub updated: Instant,
     /// `NDA_PROTOCOL`.
     pub protocol: u8,
+    /// A control program manages it (`NTF_EXT_LEARNED`).
+    pub ext_learned: bool,
     timer: TimerId,
     queue: PacketQueue,
     queue_bytes: usize,
@@ -143,6 +146,8 @@ pub struct NeighTable {
     entries: SlotMap<NeighId, Neigh>,
     counts: [usize; 2],
     last_gc: Instant,
+    /// Addresses that we answer for.
+    pub proxies: proxy::ProxyTable,
     /// Entries used lately, at [`hot_slot`] of their key: saves the keyed hash and the probe of `map` for
     /// nearly every packet; a key that is not there costs one plain lookup.
     hot: [(NeighKey, NeighId); HOT],
@@ -187,6 +192,7 @@ impl NeighTable {
             entries: SlotMap::with_key(),
             counts: [0; 2],
             last_gc: Instant::ZERO,
+            proxies: proxy::ProxyTable::default(),
             hot: [(
                 NeighKey { dev: IfIndex::NONE, addr: IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED) },
                 NeighId::null(),
@@ -200,11 +206,22 @@ impl NeighTable {
         self.entries.get(*self.map.get(&key)?)
     }
 
-    /// Says who made an entry (`NDA_PROTOCOL`).
-    pub fn set_protocol(&mut self, key: NeighKey, protocol: u8) {
-        if let Some(n) = self.map.get(&key).and_then(|id| self.entries.get_mut(*id)) {
-            n.protocol = protocol;
+    /// One entry, to say who made it.
+    pub fn get_mut(&mut self, key: NeighKey) -> Option<&mut Neigh> {
+        self.entries.get_mut(*self.map.get(&key)?)
+    }
+
+    /// Begins to resolve an entry without a packet (`ip neigh add ... use`). Returns the probe to send.
+    pub fn event_send(&mut self, env: &mut Env, parms: &NeighParms, key: NeighKey) -> Option<Probe> {
+        let id = self.create(env, key)?;
+        let n = &mut self.entries[id];
+        n.used = env.now;
+        match n.state {
+            nud::STALE => n.delay(env, parms, timer_key(id)),
+            nud::NONE | nud::FAILED => return n.begin(env, parms, timer_key(id), None),
+            _ => {}
         }
+        None
     }
 
     /// What an entry is about, from its timer's number.
@@ -256,6 +273,7 @@ impl NeighTable {
             used: env.now,
             updated: env.now,
             protocol: 0,
+            ext_learned: false,
             timer: TimerId::NONE,
             queue: PacketQueue::new(),
             queue_bytes: 0,
@@ -296,6 +314,9 @@ impl NeighTable {
 
     /// Deletes all entries of a device (`neigh_ifdown`); `keep_permanent` on carrier loss.
     pub fn flush_dev(&mut self, env: &mut Env, dev: IfIndex, keep_permanent: bool) {
+        if !keep_permanent {
+            self.proxies.forget_dev(dev);
+        }
         let gone: Vec<NeighKey> = self
             .entries
             .values()
@@ -340,26 +361,16 @@ impl NeighTable {
             return Resolve::Ready(n.mac, p);
         }
         if n.state == nud::STALE {
-            n.state = nud::DELAY;
-            n.updated = env.now;
-            let at = env.now + seconds(parms, NeighParm::DelayFirstProbeTime);
-            env.timers.rearm(&mut n.timer, at, timer_key(id));
+            n.delay(env, parms, timer_key(id));
             return Resolve::Ready(n.mac, p);
         }
         let mut probe = None;
         if n.state & nud::INCOMPLETE == 0 {
-            if count(parms, NeighParm::McastSolicit) + count(parms, NeighParm::AppSolicit) == 0 {
-                n.state = nud::FAILED;
+            probe = n.begin(env, parms, timer_key(id), packet_saddr(&p));
+            if probe.is_none() {
                 env.drop(p, DropReason::NeighFailed);
                 return Resolve::Waits(None);
             }
-            n.state = nud::INCOMPLETE;
-            n.updated = env.now;
-            // The unicast probes count as spent: an unknown address is asked for by broadcast only.
-            n.probes = count(parms, NeighParm::UcastSolicit) + 1;
-            let wait = millis(parms, NeighParm::RetransTimeMs).max(Duration::from_millis(10));
-            env.timers.rearm(&mut n.timer, env.now + wait, timer_key(id));
-            probe = Some(Probe { key, unicast: None, saddr: packet_saddr(&p) });
         }
         n.enqueue(env, usize::try_from(parms.get(NeighParm::UnresQlenBytes)).unwrap_or(0), p);
         Resolve::Waits(probe)
@@ -524,6 +535,35 @@ pub struct News {
 }
 
 impl Neigh {
+    /// Used again after a while: proof is asked for later.
+    fn delay(&mut self, env: &mut Env, parms: &NeighParms, key: TimerKey) {
+        self.state = nud::DELAY;
+        self.updated = env.now;
+        let at = env.now + seconds(parms, NeighParm::DelayFirstProbeTime);
+        env.timers.rearm(&mut self.timer, at, key);
+    }
+
+    /// Nothing is known: the first question to all; `None`, and the entry failed, when none may be asked.
+    fn begin(
+        &mut self,
+        env: &mut Env,
+        parms: &NeighParms,
+        key: TimerKey,
+        saddr: Option<IpAddr>,
+    ) -> Option<Probe> {
+        if count(parms, NeighParm::McastSolicit) + count(parms, NeighParm::AppSolicit) == 0 {
+            self.state = nud::FAILED;
+            return None;
+        }
+        self.state = nud::INCOMPLETE;
+        self.updated = env.now;
+        // The unicast probes count as spent: an unknown address is asked for by broadcast only.
+        self.probes = count(parms, NeighParm::UcastSolicit) + 1;
+        let wait = millis(parms, NeighParm::RetransTimeMs).max(Duration::from_millis(10));
+        env.timers.rearm(&mut self.timer, env.now + wait, key);
+        Some(Probe { key: self.key, unicast: None, saddr })
+    }
+
     fn enqueue(&mut self, env: &mut Env, limit: usize, p: Packet) {
         let size = p.truesize();
         while self.queue_bytes + size > limit {
@@ -559,7 +599,10 @@ impl Neigh {
             _ => millis(parms, NeighParm::RetransTimeMs),
         };
         if self.state != state || self.timer.is_none() {
-            self.probes = 0;
+            // Of the other states the count stays what it was (__neigh_update).
+            if state == nud::PROBE {
+                self.probes = 0;
+            }
             env.timers.rearm(&mut self.timer, env.now + wait, key);
         }
     }

@@ -88,6 +88,18 @@ pub fn neigh_update(ns: &mut Namespace, key: NeighKey, create: bool, news: News)
     send_released(ns, key, released);
 }
 
+/// Begins to resolve a neighbour without a packet (`neigh_event_send`).
+pub fn neigh_event_send(ns: &mut Namespace, key: NeighKey) {
+    let Some(d) = ns.devs.get(key.dev) else { return };
+    let parms = match Family::of(key.addr) {
+        Family::V4 => &d.neigh4,
+        Family::V6 => &d.neigh6,
+    };
+    if let Some(probe) = ns.neigh.event_send(&mut ns.env, parms, key) {
+        solicit(ns, &probe);
+    }
+}
+
 fn send_released(ns: &mut Namespace, key: NeighKey, mut released: PacketQueue) {
     while let Some(p) = released.pop() {
         // These went through POSTROUTING before they began to wait.

@@ -5,10 +5,13 @@ use core::net::IpAddr;
 use ferronet_core::{Errno, IfIndex, Instant, NsId};
 use ferronet_stack::Namespace;
 use ferronet_stack::fib::Family;
-use ferronet_stack::neigh::output::neigh_update;
+use ferronet_stack::ipv6::mcast;
+use ferronet_stack::neigh::output::{neigh_event_send, neigh_update};
+use ferronet_stack::neigh::proxy::Proxy;
 use ferronet_stack::neigh::{Neigh, NeighKey, News, Update, nud};
 use ferronet_stack::notify::Notify;
 use ferronet_wire::MacAddr;
+use ferronet_wire::ipv6::solicited_node;
 
 use super::super::Req;
 use super::super::codec::{Attrs, Fields, Msg, Policy, Strictness, nlm_f, parse};
@@ -25,11 +28,16 @@ mod nda {
     pub(super) const IFINDEX: u16 = 8;
     pub(super) const MASTER: u16 = 9;
     pub(super) const PROTOCOL: u16 = 12;
+    pub(super) const FLAGS_EXT: u16 = 15;
 }
+
+/// `NTF_EXT_MANAGED`.
+const EXT_MANAGED: u32 = 1;
 
 /// Neighbour flags (`NTF_*`).
 mod ntf {
     pub(super) const USE: u8 = 0x01;
+    pub(super) const EXT_LEARNED: u8 = 0x10;
     pub(super) const PROXY: u8 = 0x08;
     pub(super) const ROUTER: u8 = 0x80;
 }
@@ -47,7 +55,10 @@ fn fill(mut m: Msg, n: &Neigh, multicast_kind: u8, now: Instant) -> Vec<u8> {
     m.raw(&[pf_of(f), 0, 0, 0]);
     m.raw(&n.key.dev.0.to_ne_bytes());
     let [a, b] = u16::from(n.state).to_ne_bytes();
-    let flags = if n.router { ntf::ROUTER } else { 0 };
+    let mut flags = if n.router { ntf::ROUTER } else { 0 };
+    if n.ext_learned {
+        flags |= ntf::EXT_LEARNED;
+    }
     m.raw(&[a, b, flags, multicast_kind]);
     m.ip(nda::DST, n.key.addr);
     if n.state & nud::VALID != 0 {
@@ -55,7 +66,9 @@ fn fill(mut m: Msg, n: &Neigh, multicast_kind: u8, now: Instant) -> Vec<u8> {
     }
     m.u32(nda::PROBES, n.probes);
     let ticks = |t: Instant| u32::try_from((now - t).as_millis() / 10).unwrap_or(u32::MAX);
-    let info: Vec<u8> = [ticks(n.confirmed), ticks(n.used), ticks(n.updated), n.queue_len().min(1) as u32]
+    // Who holds the entry besides the table: its timer.
+    let holders = u32::from(n.state & nud::IN_TIMER != 0);
+    let info: Vec<u8> = [ticks(n.confirmed), ticks(n.used), ticks(n.updated), holders]
         .iter()
         .flat_map(|v| v.to_ne_bytes())
         .collect();
@@ -120,9 +133,11 @@ pub(super) fn newneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     if !q.tb.has(nda::DST) {
         return r.ext.err(Errno::EINVAL, "Network address not specified");
     }
-    let Some(dev) = q.dev else { return r.ext.err(Errno::EINVAL, "Device not specified") };
-    let d = r.net()?.devs.get(dev).ok_or(Errno::ENODEV)?;
-    let ethernet = d.has_ethernet();
+    if let Some(dev) = q.dev {
+        r.net()?.devs.get(dev).ok_or(Errno::ENODEV)?;
+    }
+    let d = q.dev.and_then(|d| r.net().ok()?.devs.get(d));
+    let (ethernet, lo) = d.map_or((false, false), |d| (d.has_ethernet(), d.is_loopback()));
     let lladdr = match q.tb.get(nda::LLADDR) {
         Some(a) if ethernet && a.data.len() < 6 => return r.ext.err(Errno::EINVAL, "Invalid link address"),
         Some(a) => a.data.first_chunk::<6>().map(|b| MacAddr(*b)),
@@ -134,9 +149,10 @@ pub(super) fn newneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     let f = family(pf).ok_or(Errno::EAFNOSUPPORT)?;
     let Some(addr) = dst(&q, f) else { return r.ext.err(Errno::EINVAL, "Invalid network address") };
     if q.flags & ntf::PROXY != 0 {
-        return Err(Errno::EOPNOTSUPP);
+        return add_proxy(r, &q, addr);
     }
-    let key = NeighKey { dev, addr };
+    let Some(dev) = q.dev else { return r.ext.err(Errno::EINVAL, "Device not specified") };
+    let mut key = NeighKey { dev, addr };
     let (create, excl, replace) = (r.has(nlm_f::CREATE), r.has(nlm_f::EXCL), r.has(nlm_f::REPLACE));
     let net = r.net_mut()?;
     if net.neigh.get(key).is_some() {
@@ -146,13 +162,22 @@ pub(super) fn newneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     } else if !create {
         return Err(Errno::ENOENT);
     } else {
+        // arp_constructor: a device without link addresses has one entry for all.
+        if lo && f == Family::V4 {
+            key.addr = f.any();
+        }
         net.neigh.create(&mut net.env, key).ok_or(Errno::ENOBUFS)?;
+    }
+    if let Some(n) = net.neigh.get_mut(key) {
+        n.protocol = q.tb.get(nda::PROTOCOL).map_or(n.protocol, |p| p.u8());
+        n.ext_learned |= q.flags & ntf::EXT_LEARNED != 0;
+    }
+    if q.flags & ntf::USE != 0 || q.tb.u32(nda::FLAGS_EXT).unwrap_or(0) & EXT_MANAGED != 0 {
+        neigh_event_send(net, key);
+        return Ok(());
     }
     let old = net.neigh.get(key).map_or(nud::NONE, |n| n.state);
     if q.state & nud::VALID != 0 && lladdr.is_none() && old & nud::VALID == 0 && ethernet {
-        if old == nud::NONE {
-            net.neigh.remove(&mut net.env, key);
-        }
         return r.ext.err(Errno::EINVAL, "No link layer address given");
     }
     let mut how = Update {
@@ -164,14 +189,53 @@ pub(super) fn newneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     if !replace && !create {
         how.override_lladdr = false;
     }
-    if q.flags & ntf::USE != 0 {
-        return Ok(());
-    }
     neigh_update(net, key, true, News { lladdr, state: q.state, how });
-    if let Some(p) = q.tb.get(nda::PROTOCOL) {
-        net.neigh.set_protocol(key, p.u8());
+    Ok(())
+}
+
+/// Which proxy entry a request is about; without a device it holds for all.
+fn proxy_key(q: &NdReq<'_>, addr: IpAddr) -> NeighKey {
+    NeighKey { dev: q.dev.unwrap_or(IfIndex::NONE), addr }
+}
+
+/// `ip neigh add proxy`.
+fn add_proxy(r: &mut Req<'_, '_>, q: &NdReq<'_>, addr: IpAddr) -> Result<(), Errno> {
+    let key = proxy_key(q, addr);
+    let p =
+        Proxy { router: q.flags & ntf::ROUTER != 0, protocol: q.tb.get(nda::PROTOCOL).map_or(0, |p| p.u8()) };
+    let net = r.net_mut()?;
+    let new = net.neigh.proxies.get(key).is_none();
+    net.neigh.proxies.add(key, p)?;
+    // pndisc_constructor: questions for the address must reach us.
+    if let (IpAddr::V6(a), true, true) = (addr, new, q.dev.is_some()) {
+        mcast::ipv6_dev_mc_inc(net, key.dev, solicited_node(&a));
     }
     Ok(())
+}
+
+/// `ip neigh del proxy`.
+fn del_proxy(r: &mut Req<'_, '_>, q: &NdReq<'_>, addr: IpAddr) -> Result<(), Errno> {
+    let key = proxy_key(q, addr);
+    let net = r.net_mut()?;
+    net.neigh.proxies.remove(key)?;
+    if let (IpAddr::V6(a), true) = (addr, q.dev.is_some()) {
+        mcast::ipv6_dev_mc_dec(net, key.dev, solicited_node(&a));
+    }
+    Ok(())
+}
+
+/// `pneigh_fill_info`.
+fn fill_proxy(mut m: Msg, key: NeighKey, p: Proxy) -> Vec<u8> {
+    m.raw(&[pf_of(Family::of(key.addr)), 0, 0, 0]);
+    m.raw(&key.dev.0.to_ne_bytes());
+    let flags = ntf::PROXY | if p.router { ntf::ROUTER } else { 0 };
+    // NUD_NONE, RTN_UNICAST.
+    m.raw(&[0, 0, flags, 1]);
+    m.ip(nda::DST, key.addr);
+    if p.protocol != 0 {
+        m.u8(nda::PROTOCOL, p.protocol);
+    }
+    m.finish()
 }
 
 /// RTM_DELNEIGH (`neigh_delete`).
@@ -189,7 +253,7 @@ pub(super) fn delneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     let f = family(pf).ok_or(Errno::EAFNOSUPPORT)?;
     let Some(addr) = dst(&q, f) else { return r.ext.err(Errno::EINVAL, "Invalid network address") };
     if q.flags & ntf::PROXY != 0 {
-        return Err(Errno::ENOENT);
+        return del_proxy(r, &q, addr);
     }
     let dev = q.dev.ok_or(Errno::EINVAL)?;
     let key = NeighKey { dev, addr };
@@ -224,13 +288,19 @@ pub(super) fn getneigh(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
     let Some(addr) = dst(&q, f) else {
         return r.ext.err(Errno::EINVAL, "Invalid network address in neighbor get request");
     };
-    let Some(dev) = q.dev else { return r.ext.err(Errno::EINVAL, "No device specified") };
-    if r.net()?.devs.get(dev).is_none() {
+    if q.dev.is_some_and(|d| r.net().is_ok_and(|n| n.devs.get(d).is_none())) {
         return r.ext.err(Errno::ENODEV, "Unknown device ifindex");
     }
     if q.flags & ntf::PROXY != 0 {
-        return r.ext.err(Errno::ENOENT, "Proxy neighbour entry not found");
+        let key = proxy_key(&q, addr);
+        let Some(p) = r.net()?.neigh.proxies.lookup(key) else {
+            return r.ext.err(Errno::ENOENT, "Proxy neighbour entry not found");
+        };
+        let m = fill_proxy(r.answer(rtm::NEWNEIGH, 0), key, p);
+        r.replies.push(m);
+        return Ok(());
     }
+    let Some(dev) = q.dev else { return r.ext.err(Errno::EINVAL, "No device specified") };
     let net = r.net()?;
     let Some(n) = net.neigh.get(NeighKey { dev, addr }) else {
         return r.ext.err(Errno::ENOENT, "Neighbour entry not found");
@@ -299,13 +369,42 @@ struct NeighDump {
     after: Option<(Family, NeighKey)>,
 }
 
+impl NeighDump {
+    /// The proxies; `true` at the end.
+    fn fill_proxies(
+        &mut self,
+        (net, seq, portid): (&Namespace, u32, u32),
+        flags: u16,
+        want: usize,
+        out: &mut Out,
+    ) -> bool {
+        for f in [Family::V4, Family::V6].into_iter().filter(|f| self.family.is_none_or(|w| w == *f)) {
+            for (key, p) in net.neigh.proxies.iter(f) {
+                let at = (f, key);
+                if self.after.is_some_and(|a| at <= a) || self.dev.is_some_and(|d| d != key.dev) {
+                    continue;
+                }
+                if out.bytes() >= want {
+                    return false;
+                }
+                out.push(fill_proxy(Msg::new(rtm::NEWNEIGH, flags, seq, portid), key, p));
+                self.after = Some(at);
+            }
+        }
+        true
+    }
+}
+
 impl Source for NeighDump {
     fn fill(&mut self, cx: &mut DumpCx<'_>, want: usize, out: &mut Out) -> Result<bool, Errno> {
-        if self.proxies || self.master.is_some() {
+        if self.master.is_some() {
             return Ok(true);
         }
         let Some(net) = cx.kernel.world.ns(self.ns) else { return Ok(true) };
         let flags = nlm_f::MULTI | if self.filtered() { nlm_f::DUMP_FILTERED } else { 0 };
+        if self.proxies {
+            return Ok(self.fill_proxies((net, cx.seq, cx.portid), flags, want, out));
+        }
         let mut all = net.neigh.sorted();
         all.retain(|n| self.family.is_none_or(|f| f == Family::of(n.key.addr)));
         all.sort_by_key(|n| (Family::of(n.key.addr), n.key));
