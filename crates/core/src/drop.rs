@@ -117,6 +117,7 @@ drop_reasons! {
     TcpZeroWindow: Some(M::TcpExtTCPZeroWindowDrop), "TCP data into a closed window", "";
     TcpOfoDrop: Some(M::TcpExtTCPOFODrop), "the out-of-order queue is full", "net.ipv4.tcp_rmem";
     TcpRcvQDrop: Some(M::TcpExtTCPRcvQDrop), "TCP receive memory is used up", "net.ipv4.tcp_rmem";
+    TcpDeferAccept: Some(M::TcpExtTCPDeferAcceptDrop), "the handshake is complete, the listener waits for data", "TCP_DEFER_ACCEPT";
     TcpListenOverflow: Some(M::TcpExtListenOverflows), "the accept queue is full", "net.core.somaxconn, listen(2) backlog";
     TcpReqQFull: None, "the SYN queue is full", "net.ipv4.tcp_max_syn_backlog, net.ipv4.tcp_syncookies";
     TcpBadCookie: Some(M::TcpExtSyncookiesFailed), "not a valid SYN cookie", "net.ipv4.tcp_syncookies";

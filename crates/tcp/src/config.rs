@@ -169,6 +169,8 @@ pub struct SockOpts {
     pub oobinline: bool,
     /// `TCP_SYNCNT`.
     pub syn_retries: u8,
+    /// `TCP_DEFER_ACCEPT`: SYN-ACKs for which a listener waits for data after the handshake's ACK.
+    pub defer_accept: u8,
     /// `TCP_KEEPCNT`.
     pub keepcnt: u8,
     /// `TCP_CONGESTION`.

@@ -212,14 +212,21 @@ impl RequestSock {
 
     /// The SYN-ACK's timer: exponential, `tcp_synack_retries` times.
     pub fn on_timeout(&mut self, cx: &mut Cx<'_>, opts: &SockOpts) -> ReqTimeout {
-        let max = if opts.syn_retries > 0 { opts.syn_retries } else { cx.cfg.synack_retries };
-        if self.timeouts >= max {
+        let (n, defer) = (self.timeouts, opts.defer_accept);
+        let max = match (defer, opts.syn_retries) {
+            (0, 0) => cx.cfg.synack_retries,
+            (0, max) | (max, _) => max,
+        };
+        if n >= max {
             return ReqTimeout::Expired;
         }
+        // syn_ack_recalc (6.18): whoever answered is left alone until the last chance for data. An ACK that found no
+        // room in the accept queue comes again only when it is asked for.
+        let resend = defer == 0 || !self.acked || n + 1 >= defer;
         self.timeouts += 1;
         let wait = (TIMEOUT_INIT * (1 << u32::from(self.timeouts.min(16)))).min(cx.cfg.rto_max);
         self.deadline = cx.now + wait;
-        if self.acked { ReqTimeout::Wait } else { ReqTimeout::Resend }
+        if resend { ReqTimeout::Resend } else { ReqTimeout::Wait }
     }
 
     fn rate_limited(&mut self, cx: &mut Cx<'_>) -> bool {

@@ -214,8 +214,6 @@ pub struct RareOpts {
     pub frag_size: u32,
     /// `IPV6_USE_MIN_MTU`, `IPV6_ADDR_PREFERENCES`, kept.
     pub addr_prefs: i32,
-    /// `TCP_DEFER_ACCEPT`, seconds.
-    pub defer_accept: i32,
 }
 
 impl Default for RareOpts {
@@ -249,7 +247,6 @@ impl Default for RareOpts {
             sticky_pktinfo: None,
             frag_size: 0,
             addr_prefs: 0,
-            defer_accept: 0,
         }
     }
 }

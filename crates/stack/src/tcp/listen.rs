@@ -179,7 +179,19 @@ fn established(ns: &mut Namespace, p: Packet, rk: ReqKey, parent: SockKey, inc: 
         super::rx::no_socket(ns, p, inc);
         return;
     };
-    if l.acceptq_is_full() {
+    let full = l.acceptq_is_full();
+    let defer = tcp_sock_mut(ns, parent).map_or(0, |t| t.opts.defer_accept);
+    if let Some(e) = ns.socks.tcp.requests.get_mut(rk)
+        && e.num_timeout < defer
+        && inc.seg.len == 0
+        && !inc.seg.flags.contains(TcpFlags::FIN)
+    {
+        // tcp_check_req: "While TCP_DEFER_ACCEPT is active, drop bare ACK."
+        e.req.acked = true;
+        ns.env.drop(p, DropReason::TcpDeferAccept);
+        return;
+    }
+    if full {
         let r = listen_drop(ns, parent, DropReason::TcpListenOverflow);
         if ns.env.sysctl.on(Sysctl::TcpAbortOnOverflow) {
             send_reset(ns, inc);
@@ -284,8 +296,12 @@ pub fn request_timer(ns: &mut Namespace, id: u64) {
     }
     let mut cx = Cx { now: ns.env.now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     let Some(r) = ns.socks.tcp.requests.get_mut(rk) else { return };
-    let verdict =
-        if u32::from(num) >= retries { ReqTimeout::Expired } else { r.req.on_timeout(&mut cx, &opts) };
+    // A listener that waits for data has its own number.
+    let verdict = if opts.defer_accept == 0 && u32::from(num) >= retries {
+        ReqTimeout::Expired
+    } else {
+        r.req.on_timeout(&mut cx, &opts)
+    };
     let reply = match verdict {
         ReqTimeout::Expired => {
             forget(ns, rk);

@@ -226,3 +226,59 @@ fn a_namespace_learns_the_time_when_it_is_run() {
     w.ns_destroy(b);
     assert_eq!(w.next_timeout(), w.ns(a).unwrap().env.timers.next_timeout());
 }
+
+/// TCP_DEFER_ACCEPT: the bare ACK is dropped and counted; data makes the connection.
+#[test]
+fn a_deferred_listener_accepts_with_the_data() {
+    let mut t = Two::new();
+    let l = t.listen(8);
+    super::opts::set(t.server(), l, |o| o.defer_accept = 3);
+    let c = t.connect();
+    assert_eq!(user::state(t.client(), c), Some(State::Established));
+    assert_eq!(user::poll_bits(t.server(), l), 0);
+    assert_eq!(t.mib(t.b, Mib::TcpExtTCPDeferAcceptDrop), 1);
+    let synacks = t.mib(t.b, Mib::TcpRetransSegs);
+    t.pass(Duration::from_millis(1500));
+    assert_eq!(t.mib(t.b, Mib::TcpRetransSegs), synacks, "it answered; it is not asked again yet");
+    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), false), Ok(5));
+    t.run();
+    let s = user::accept(t.server(), l).unwrap();
+    assert_eq!(take(t.server(), s), Ok(5));
+}
+
+/// shutdown(SHUT_RDWR): what the peer still sends is answered with a reset, which tells both.
+#[test]
+fn data_for_a_reader_that_left_is_reset() {
+    let mut t = Two::new();
+    let l = t.listen(8);
+    let c = t.connect();
+    let s = user::accept(t.server(), l).unwrap();
+    user::shutdown(t.client(), c, user::RCV_SHUTDOWN | user::SEND_SHUTDOWN).unwrap();
+    t.run();
+    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), false), Ok(1));
+    t.run();
+    assert_eq!(user::take_error(t.client(), c), Some(Errno::ECONNRESET));
+    assert_eq!(user::state(t.client(), c), Some(State::Close));
+    // It was in CLOSE_WAIT.
+    assert_eq!(user::take_error(t.server(), s), Some(Errno::EPIPE));
+    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), false), Err(Errno::EPIPE));
+}
+
+/// After a refused attempt the socket is as new: no address, no port; the next attempt may succeed.
+#[test]
+fn a_refused_socket_connects_again() {
+    let mut t = Two::new();
+    let c = t.connect();
+    assert_eq!(user::connect(t.client(), c, SERVER, 80), Err(Errno::ECONNREFUSED));
+    assert_eq!(user::poll_bits(t.client(), c), poll::OUT | poll::HUP);
+    let common = t.client().socks.common(c).unwrap();
+    assert!(common.local.is_unspecified() && common.lport == 0 && common.peer.is_none());
+    t.listen(8);
+    assert_eq!(user::connect(t.client(), c, SERVER, 80), Err(Errno::EINPROGRESS));
+    t.run();
+    assert_eq!(user::state(t.client(), c), Some(State::Established));
+    user::disconnect(t.client(), c).unwrap();
+    t.run();
+    assert!(t.client().socks.common(c).unwrap().local.is_unspecified());
+    assert_eq!(user::state(t.client(), c), Some(State::Close));
+}

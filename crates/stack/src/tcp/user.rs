@@ -50,8 +50,12 @@ pub fn connect(ns: &mut Namespace, key: SockKey, addr: IpAddr, port: u16) -> Res
         | State::LastAck
         | State::Closing => return Err(Errno::EISCONN),
     }
-    if let Some(e) = with_tcb(ns, key, |t, _| t.take_error()).flatten() {
-        return Err(e);
+    if let Some(failed) = with_tcb(ns, key, |t, _| t.take_error()) {
+        // The attempt before failed: the socket is as new (inet_stream_connect disconnects it).
+        disconnect(ns, key)?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
     }
     let addr = addr.to_canonical();
     if addr.is_multicast() || matches!(addr, IpAddr::V4(a) if a.is_broadcast()) {
@@ -530,6 +534,16 @@ pub fn disconnect(ns: &mut Namespace, key: SockKey) -> Result<(), Errno> {
         ts.kind = TcpKind::Closed;
         ts.route = None;
     }
-    ns.socks.common_mut(key)?.peer = None;
+    let c = ns.socks.common_mut(key)?;
+    c.peer = None;
+    // What bind(2) gave stays.
+    if !c.flags.contains(SockFlags::BINDPORT_LOCK) {
+        ports::release(ns, key);
+    } else if !c.flags.contains(SockFlags::BINDADDR_LOCK) {
+        c.local = c.own_family(crate::fib::Family::V4.any());
+        if c.is_v6() {
+            c.local = crate::fib::Family::V6.any();
+        }
+    }
     Ok(())
 }

@@ -31,8 +31,9 @@ impl Tcb {
         match self.state {
             State::Established => {}
             State::FinWait1 | State::FinWait2 => {
-                // RFC 1122 §4.2.2.13: data after the program closed is answered with a RST.
-                if self.orphan && seg.len > 0 && end - u64::from(fin) > self.rcv.nxt {
+                // RFC 1122 §4.2.2.13: data for a program that closed, or will read no more, is answered with a RST.
+                // The peer's FIN would have led out of these states, so this is our own shutdown.
+                if self.rcv.shutdown && seg.len > 0 && end - u64::from(fin) > self.rcv.nxt {
                     cx.inc(Mib::TcpExtTCPAbortOnData);
                     self.owed.rst = Some((seg.ack, wire(0), TcpFlags::RST));
                     self.done(cx, Some(Errno::ECONNRESET));

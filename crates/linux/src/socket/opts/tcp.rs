@@ -13,6 +13,17 @@ const CA_NAME_MAX: usize = 16;
 const MAX_SECS: i32 = 32767;
 const MAX_COUNT: i32 = 127;
 
+/// How many SYN-ACKs go out in `secs` seconds: the timer starts with one second, doubles, and stays at two minutes
+/// (`secs_to_retrans`).
+fn secs_to_retrans(secs: i32) -> u8 {
+    (0..u8::MAX).find(|n| retrans_to_secs(*n) >= secs).unwrap_or(u8::MAX)
+}
+
+/// The reverse, to the end of the last period.
+fn retrans_to_secs(n: u8) -> i32 {
+    (0..i32::from(n)).map(|i| (1 << i.min(7)).min(120)).sum()
+}
+
 /// `getsockopt`.
 pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errno> {
     if name == 12 {
@@ -21,7 +32,6 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
     let o = opts::get(ns, w.key).ok_or(Errno::EBADF)?;
     let sysctl = |s: Sysctl| ns.env.sysctl.get(s) as i32;
     let or = |v: i32, s: Sysctl| int(if v != 0 { v } else { sysctl(s) });
-    let rare = ns.socks.common(w.key)?.opts.as_deref();
     Ok(match name {
         1 => int(i32::from(o.nodelay)),
         2 => int(i32::from(opts::mss(ns, w.key))),
@@ -31,7 +41,7 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         6 => or(i32::from(o.keepcnt), Sysctl::TcpKeepaliveProbes),
         7 => or(i32::from(o.syn_retries), Sysctl::TcpSynRetries),
         8 => or(o.linger2, Sysctl::TcpFinTimeout),
-        9 => int(rare.map_or(0, |r| r.defer_accept)),
+        9 => int(retrans_to_secs(o.defer_accept)),
         10 => int(o.window_clamp as i32),
         11 => super::tcp_info::bytes(&tcp::user::info(ns, w.key).ok_or(Errno::EBADF)?, w.v6()),
         13 => {
@@ -87,7 +97,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         }
         // TCP_FIN_TIMEOUT_MAX: two minutes.
         8 => opts::set(ns, w.key, |o| o.linger2 = if v < 0 { -1 } else { v.min(120) }),
-        9 => ns.socks.common_mut(w.key)?.rare().defer_accept = v.max(0),
+        9 => opts::set(ns, w.key, |o| o.defer_accept = secs_to_retrans(v)),
         10 => {
             // tcp_set_window_clamp: not below half of the smallest receive buffer; 0 only while closed.
             let closed = tcp::user::state(ns, w.key) == Some(ferronet_tcp::State::Close);
