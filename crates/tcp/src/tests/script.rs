@@ -859,7 +859,7 @@ fn a_dsack_counts_for_a_part_of_a_retransmission() {
     recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
     s.env.now += Duration::from_millis(10);
     send!(s, F::ACK, 1, 1, sack: vec![(7001, 10_001)]).expect("taken");
-    recv!(s, Retrans, F::ACK, 1, 1, 3000);
+    recv!(s, Retrans, F::ACK | F::PSH, 1, 1, 3000);
     silent!(s);
     // The first copies of two of them were only late.
     s.env.now += Duration::from_millis(1);
