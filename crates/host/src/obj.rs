@@ -89,6 +89,7 @@ pub(crate) enum Body {
     Stream(SockId, Stream),
     Message(SockId, Message),
     Proc(ProcFile),
+    Tun(crate::dev::tun::TunFile),
 }
 
 /// One injected object.
@@ -111,7 +112,7 @@ impl Object {
     pub(crate) fn sock(&self) -> Option<SockId> {
         match &self.body {
             Body::Stream(s, _) | Body::Message(s, _) => Some(*s),
-            Body::Proc(_) => None,
+            Body::Proc(_) | Body::Tun(_) => None,
         }
     }
 }
@@ -214,7 +215,7 @@ impl Objects {
     pub(crate) fn open_streams(&self) -> impl Iterator<Item = (SockId, &Object, &Stream)> {
         self.slots.iter().filter_map(|s| s.object.as_deref()).filter_map(|o| match &o.body {
             Body::Stream(sock, st) if matches!(st.phase, Phase::Open) => Some((*sock, o, st)),
-            Body::Stream(..) | Body::Message(..) | Body::Proc(_) => None,
+            Body::Stream(..) | Body::Message(..) | Body::Proc(_) | Body::Tun(_) => None,
         })
     }
 

@@ -226,10 +226,10 @@ impl Session {
         let max = if streaming { Some(max.unwrap_or(u64::MAX).min(100_000_000)) } else { max };
         let mut events = Vec::new();
         // What was done from outside may have sent something; it must be out before we wait.
-        if self.sup.unsettled && !self.taps.is_empty() {
+        if self.sup.unsettled && !(self.taps.is_empty() && self.sup.tuns.is_empty()) {
             self.sup.tick();
             self.sup.settle();
-            self.taps.transmit(&mut self.sup.kernel, &self.sup.poller);
+            self.taps.transmit(&mut self.sup);
         }
         self.sup.turn(max, &mut events)?;
         let mut died = false;
@@ -248,7 +248,7 @@ impl Session {
         if busy {
             self.sup.settle();
         }
-        self.taps.transmit(&mut self.sup.kernel, &self.sup.poller);
+        self.taps.transmit(&mut self.sup);
         for f in &mut self.after_turn {
             f(&mut self.sup.kernel);
         }

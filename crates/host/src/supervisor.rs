@@ -92,6 +92,8 @@ pub(crate) struct Supervisor {
     pub(crate) bufs: crate::bufs::Bufs,
     /// Receive rings of packet sockets.
     pub(crate) rings: crate::ring::Rings,
+    /// Tun devices of programs.
+    pub(crate) tuns: crate::dev::tun::Tuns,
 }
 
 impl Supervisor {
@@ -127,6 +129,7 @@ impl Supervisor {
             ready: Vec::new(),
             bufs: crate::bufs::Bufs::default(),
             rings: crate::ring::Rings::default(),
+            tuns: crate::dev::tun::Tuns::default(),
         })
     }
 
@@ -239,6 +242,7 @@ impl Supervisor {
             Some(Body::Stream(..)) => self.stream_event(key, ev),
             Some(Body::Message(..)) => self.message_event(key, ev),
             Some(Body::Proc(_)) => self.proc_event(key, ev),
+            Some(Body::Tun(_)) => self.tun_event(key, ev),
             None => {}
         }
     }

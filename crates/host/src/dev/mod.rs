@@ -2,6 +2,7 @@
 
 mod tap;
 mod tap_frame;
+pub(crate) mod tun;
 
 pub use tap::Tap;
 pub(crate) use tap::Taps;

@@ -15,6 +15,7 @@ use super::tap_frame::{VNET_HDR, fill, vnet_from};
 use crate::error::{HostError, Result};
 use crate::os::cvt;
 use crate::poller::{Poller, Token, bits};
+use crate::supervisor::Supervisor;
 
 // linux/if_tun.h; libc lacks most of them.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -184,22 +185,23 @@ impl Taps {
     }
 
     /// Gives the host what the stack has sent.
-    pub(crate) fn transmit(&mut self, k: &mut Kernel, poller: &Poller) {
-        if self.0.is_empty() {
+    pub(crate) fn transmit(&mut self, sup: &mut Supervisor) {
+        if self.0.is_empty() && sup.tuns.is_empty() {
             return;
         }
-        while let Some((ns, p)) = k.dev_tx() {
+        while let Some((ns, p)) = sup.kernel.dev_tx() {
             let dev = p.meta().dev;
             let of = |a: &&mut Option<Attached>| a.as_ref().is_some_and(|a| a.ns == ns && a.dev == dev);
             match self.0.iter_mut().find(of) {
                 Some(Some(a)) if a.waiting.len() < TX_LIMIT => a.waiting.push_back(p),
-                _ => drop_in(k, ns, p),
+                Some(_) => drop_in(&mut sup.kernel, ns, p),
+                None => sup.tun_send(ns, p),
             }
         }
         for (i, a) in self.0.iter_mut().enumerate() {
             let Some(a) = a else { continue };
-            if !a.waiting.is_empty() && !a.flush(k) {
-                poller.modify(a.tap.fd.as_fd(), Token::Tap(i as u32), bits::IN | bits::OUT);
+            if !a.waiting.is_empty() && !a.flush(&mut sup.kernel) {
+                sup.poller.modify(a.tap.fd.as_fd(), Token::Tap(i as u32), bits::IN | bits::OUT);
             }
         }
     }

@@ -24,6 +24,7 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call) -> Answer {
         Some(o) => match s.objects.get(o.key).map(|x| &x.body) {
             Some(Body::Stream(sock, _)) => (Some(o.key), Some(*sock), true),
             Some(Body::Message(sock, _)) => (Some(o.key), Some(*sock), false),
+            Some(Body::Tun(_)) => return crate::dev::tun::ioctl(s, call, o.key),
             _ => return Answer::Continue,
         },
         // Interface questions on sockets of other families (glibc asks on AF_UNIX), in socket.c's range for devices.

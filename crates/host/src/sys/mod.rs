@@ -112,6 +112,8 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         Some(Body::Stream(sock, _)) => (true, *sock),
         Some(Body::Message(sock, _)) => (false, *sock),
         Some(Body::Proc(_)) => return procfs::call(s, call, key),
+        // Frames flow natively.
+        Some(Body::Tun(_)) => return Answer::Continue,
         None => return Answer::Err(libc::EBADF),
     };
     match call.n.nr {

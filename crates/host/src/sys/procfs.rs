@@ -34,9 +34,18 @@ fn arguments(call: &Call) -> Option<(i32, u64, i32)> {
     }
 }
 
+/// The one device file that is ours.
+fn is_tun(tid: u32, ptr: u64) -> bool {
+    const PATH: &[u8] = b"/dev/net/tun\0";
+    mem::read_vec(tid, ptr, PATH.len()).is_ok_and(|p| p == PATH)
+}
+
 /// open, openat, openat2.
 pub(crate) fn open(s: &mut Supervisor, call: &Call) -> Answer {
     let Some((dirfd, ptr, flags)) = arguments(call) else { return Answer::Continue };
+    if flags & libc::O_PATH == 0 && is_tun(call.n.tid, ptr) {
+        return crate::dev::tun::open(s, call, flags);
+    }
     let target = classify(s, call, dirfd, ptr);
     if flags & libc::O_PATH != 0 {
         return Answer::Continue;
