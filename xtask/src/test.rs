@@ -40,6 +40,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("sudo", "sudo"),
     ("nc", "netcat-openbsd"),
+    ("git", "git"),
 ];
 
 /// Options of the task.

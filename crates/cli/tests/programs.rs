@@ -294,6 +294,55 @@ fn ping_and_our_own_tools() -> Lab {
     Lab { name, needs: &["ping"], programs, files: Files::new(name), check }
 }
 
+/// What people type first: the web server of Python with downloads, uploads and `git clone`, nc in both directions,
+/// tracepath.
+fn everyday_programs() -> Lab {
+    let name = "everyday_programs";
+    let f = Files::new(name);
+    let web = f.write(
+        "web.py",
+        b"import functools, http.server, sys\n\
+          class H(http.server.SimpleHTTPRequestHandler):\n    protocol_version = 'HTTP/1.1'\n\
+          \x20   def do_PUT(self):\n        data = self.rfile.read(int(self.headers['Content-Length']))\n\
+          \x20       open(self.translate_path(self.path), 'wb').write(data)\n        self.send_response(201)\n\
+          \x20       self.send_header('Content-Length', '0'); self.end_headers()\n    def log_message(self, *a): pass\n\
+          http.server.ThreadingHTTPServer(('', 8000), functools.partial(H, directory=sys.argv[1])).serve_forever()\n",
+    );
+    let (dir, data) = (f.0.display().to_string(), f.write("data", &noise(3 << 20)));
+    let programs = server("web", "tcp:8000", &format!("[\"python3\", \"{web}\", \"{dir}\"]"))
+        + &server(
+            "gets",
+            "tcp:9000",
+            &format!("[\"sh\", \"-c\", \"nc -l 10.0.0.1 9000 > {dir}/got; exec tail -f /dev/null\"]"),
+        )
+        + &server(
+            "gives",
+            "tcp:9001",
+            &format!("[\"sh\", \"-c\", \"nc -N -l 10.0.0.1 9001 < {data}; exec tail -f /dev/null\"]"),
+        )
+        + &client(
+            "web-client",
+            "web",
+            &format!(
+                "curl -sf http://10.0.0.1:8000/data | cmp - {data}; echo downloaded; \
+                 curl -sf --http1.1 -T {data} http://10.0.0.1:8000/up; cmp {dir}/up {data}; echo uploaded; \
+                 export HOME={dir}; cd {dir}; git init -q repo; cp data repo; \
+                 git -C repo -c user.name=x -c user.email=x@example.test add data; \
+                 git -C repo -c user.name=x -c user.email=x@example.test commit -qm x; git -C repo update-server-info; \
+                 git clone -q http://10.0.0.1:8000/repo/.git clone; cmp clone/data {data}; echo cloned; \
+                 tracepath -n 10.0.0.1 | grep -q '10.0.0.1 .*reached'; echo traced"
+            ),
+        )
+        + &client("nc-to", "gets", &format!("nc -N 10.0.0.1 9000 < {data}; echo sent"))
+        + &client("nc-from", "gives", &format!("nc -d 10.0.0.1 9001 | cmp - {data}; echo received"))
+        + &client("nc-check", "nc-to", &format!("cmp {dir}/got {data}; echo arrived"));
+    let needs = &["python3", "curl", "git", "nc", "tracepath"];
+    let check = |e: &Ended| {
+        lines(e, &["downloaded", "uploaded", "cloned", "traced", "sent", "received", "arrived"]);
+    };
+    Lab { name, needs, programs, files: f, check }
+}
+
 /// A test of one lab, played by whoever runs the tests.
 macro_rules! plays {
     ($($name:ident $lab:expr;)*) => { $(
@@ -318,6 +367,7 @@ mod me {
         iperf3_tcp_and_udp super::iperf3_tcp_and_udp();
         redis_and_its_benchmark super::redis_and_its_benchmark();
         ping_and_our_own_tools super::ping_and_our_own_tools();
+        everyday_programs super::everyday_programs();
     }
 }
 
@@ -335,6 +385,7 @@ fn as_an_ordinary_user() {
         Some(iperf3_tcp_and_udp()),
         Some(redis_and_its_benchmark()),
         Some(ping_and_our_own_tools()),
+        Some(everyday_programs()),
     ];
     for lab in labs.iter().flatten() {
         play(lab, &who);
