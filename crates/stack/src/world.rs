@@ -98,7 +98,8 @@ impl World {
         let Some(ns) = self.namespaces.get_mut(id.0 as usize).and_then(Option::take) else { return };
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
-        self.set_deadline(id, Instant::NEVER);
+        self.deadlines.remove(&(self.places[id.0 as usize].deadline, id.0));
+        self.places[id.0 as usize].deadline = Instant::NEVER;
         (self.places[id.0 as usize].queued, self.places[id.0 as usize].edges) = (false, false);
         self.ready.retain(|i| *i != id);
         self.with_edges.retain(|i| *i != id);
@@ -136,7 +137,9 @@ impl World {
 
     fn set_deadline(&mut self, id: NsId, at: Instant) {
         let place = &mut self.places[id.0 as usize];
-        if place.deadline == at {
+        // A deadline that moves away is left alone: the namespace runs early once and is noted anew. Most do
+        // so with every packet.
+        if place.deadline == at || (place.deadline < at && place.deadline > self.now) {
             return;
         }
         if place.deadline != Instant::NEVER {

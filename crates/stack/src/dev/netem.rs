@@ -274,7 +274,16 @@ pub fn enqueue(ns: &mut Namespace, p: Packet, dev: IfIndex) {
 }
 
 /// A frame comes in from the other end of a device; it is handled when its time has come.
+#[inline]
 pub fn enqueue_rx(ns: &mut Namespace, p: Packet, dev: IfIndex) {
+    if ns.devs.get(dev).is_some_and(|d| d.netem_rx.is_some()) {
+        enqueue_emulated_rx(ns, p, dev);
+    } else {
+        ns.netif_rx(p);
+    }
+}
+
+fn enqueue_emulated_rx(ns: &mut Namespace, p: Packet, dev: IfIndex) {
     let Some((network, n)) = ns.devs.get_mut(dev).and_then(|d| {
         let header = if d.has_ethernet() { ETH_HLEN } else { 0 };
         d.netem_rx.as_mut().map(|n| (header, n))
