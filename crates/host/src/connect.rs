@@ -40,6 +40,10 @@ impl Supervisor {
         }
         // The handshake may end within this very turn (loopback): let it, before deciding to park.
         let r = if r == Err(Errno::EINPROGRESS) && !nonblocking { self.rush(key, r) } else { r };
+        if r == Ok(()) {
+            // It is told now: another call says EISCONN.
+            let _ = self.with_caller(call.n.tid, |k, c| k.connect(c, sock, name));
+        }
         let Some((_, st, _)) = self.objects.stream(key) else { return Answer::Err(libc::EBADF) };
         match r {
             Ok(()) => {

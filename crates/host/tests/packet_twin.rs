@@ -64,7 +64,7 @@ fn twin(name: &str) {
     let wrong: Vec<String> = differ.into_iter().filter_map(Result::err).collect();
     match &script.setup.known {
         Some(what) if wrong.is_empty() => panic!("{name}: no longer differs, take `known {what}` out of it"),
-        Some(what) => println!("{name}: known difference: {what}"),
+        Some(what) => println!("{name}: known difference: {what}\n{}", wrong.join("\n")),
         None => assert!(wrong.is_empty(), "{}", wrong.join("\n")),
     }
 }

@@ -398,8 +398,8 @@ impl Tcb {
             return Err(DropReason::TcpTooNewAck);
         }
         self.snd.una = ack;
-        let scale = if seg.has(TcpFlags::SYN) { 0 } else { self.snd.wscale };
-        self.snd.wnd = u32::from(seg.wnd) << scale;
+        // Scaled even when it is a SYN-ACK (tcp_rcv_state_process), against RFC 7323 §2.2.
+        self.snd.wnd = u32::from(seg.wnd) << self.snd.wscale;
         self.snd.max_wnd = self.snd.max_wnd.max(self.snd.wnd);
         self.snd.wl1 = seq;
         self.owed.syn = false;

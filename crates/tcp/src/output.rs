@@ -392,7 +392,10 @@ impl Tcb {
             Mib::TcpExtTCPFastRetrans
         };
         let t = self.retransmit(cx, i, quota)?;
-        cx.mib.add(mib, u64::from(t.segs()));
+        // What the timer itself sends is not counted as recovery (tcp_retransmit_timer).
+        if !core::mem::take(&mut self.owed.rto_head) {
+            cx.mib.add(mib, u64::from(t.segs()));
+        }
         if self.in_cwnd_reduction() {
             self.rec.prr_out += t.segs();
         }

@@ -224,9 +224,13 @@ impl RequestSock {
         // room in the accept queue comes again only when it is asked for.
         let resend = defer == 0 || !self.acked || n + 1 >= defer;
         self.timeouts += 1;
-        let wait = (TIMEOUT_INIT * (1 << u32::from(self.timeouts.min(16)))).min(cx.cfg.rto_max);
-        self.deadline = cx.now + wait;
+        self.deadline = cx.now + self.wait(cx);
         if resend { ReqTimeout::Resend } else { ReqTimeout::Wait }
+    }
+
+    /// Time until the next SYN-ACK.
+    fn wait(&self, cx: &Cx<'_>) -> Duration {
+        (TIMEOUT_INIT * (1 << u32::from(self.timeouts.min(16)))).min(cx.cfg.rto_max)
     }
 
     fn rate_limited(&mut self, cx: &mut Cx<'_>) -> bool {
@@ -248,6 +252,8 @@ impl RequestSock {
             if self.rate_limited(cx) {
                 return ReqVerdict::Drop(DropReason::TcpInvalidSyn);
             }
+            // The timer starts again (tcp_check_req).
+            self.deadline = cx.now + self.wait(cx);
             return ReqVerdict::ResendSynAck;
         }
         if ack && seg.ack != self.iss + 1 {

@@ -267,6 +267,8 @@ pub(crate) struct Owed {
     pub(crate) probe0: bool,
     pub(crate) keepalive: bool,
     pub(crate) tlp: bool,
+    /// The timeout's own retransmission is still to come.
+    pub(crate) rto_head: bool,
     pub(crate) rst: Option<(SeqNr, SeqNr, TcpFlags)>,
 }
 

@@ -331,6 +331,7 @@ impl Tcb {
             self.count_failure(cx);
         }
         self.enter_loss(cx);
+        self.owed.rto_head = true;
         self.rec.retransmits = self.rec.retransmits.saturating_add(1);
         self.rtt.back_off(cx.cfg.rto_max);
         self.reset_rto(cx);

@@ -63,7 +63,8 @@ fn arp_process(ns: &mut Namespace, p: &Packet) -> Result<(), DropReason> {
     }
     let key = NeighKey { dev, addr: IpAddr::V4(sip) };
     if op == ARPOP_REQUEST {
-        if is_local(ns, tip) {
+        // A sender with one of our addresses is a martian: no route back, no answer (ip_route_input, RFC 5227 §2.4).
+        if is_local(ns, tip) && !is_local(ns, sip) {
             if arp_ignore(ns, dev, sip, tip) {
                 return Err(DropReason::ArpIgnored);
             }

@@ -154,6 +154,7 @@ pub(super) fn tcp_check_req(ns: &mut Namespace, p: Packet, rk: ReqKey, inc: &Inc
         ReqVerdict::Drop(reason) => ns.env.drop(p, reason),
         ReqVerdict::ResendSynAck => {
             let t = r.req.syn_ack(&mut cx);
+            ns.env.timers.rearm(&mut r.timer, r.req.deadline(), TimerKey::Request(rk.data().as_ffi()));
             ns.env.consume(p);
             send_unbound(ns, t, inc.tuple, (dev, 0, 0));
         }
