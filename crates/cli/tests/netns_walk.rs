@@ -27,6 +27,8 @@ SUDO ip netns exec test-ns sh -c 'echo "identify there: [$(SUDO ip netns identif
 SUDO ip netns exec test-ns sh -c 'echo "namespace: $(readlink /proc/self/ns/net)"'
 echo "listed: [$(SUDO ip netns list)]"
 SUDO ip netns del test-ns
+# A namespace ends a little after its name is gone, on Linux too.
+for i in $(seq 500); do SUDO ip link show veth-host >/dev/null 2>&1 || break; done
 echo "left: [$(SUDO ip netns list)] [$(ls /run/netns)] [$(grep -c test-ns /proc/self/mountinfo)] [$(SUDO ip -br link)]"
 echo "here: $(readlink /proc/self/ns/net)"
 "#;

@@ -194,6 +194,11 @@ fn neigh() {
 }
 
 #[test]
+fn monitor() {
+    twin("monitor", IP, ip);
+}
+
+#[test]
 fn masks_take_out_only_what_they_name() {
     assert_eq!(mask("a pid=17,fd=3 pid=x", "pid=", |c| c.is_ascii_digit()), "a pid=N,fd=3 pid=x");
     assert_eq!(

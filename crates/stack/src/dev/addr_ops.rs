@@ -102,8 +102,8 @@ pub fn inet_del_ifa(
     ns.devs.generation += 1;
     // Secondaries first, the primary last, as the kernel reports them.
     for a in removed.into_iter().rev() {
+        ns.notify.push(Notify::AddrDel(dev, Box::new(a.clone())));
         fib_del_ifaddr(ns, dev, &a);
-        ns.notify.push(Notify::AddrDel(dev, Box::new(a)));
     }
     Ok(())
 }
@@ -121,10 +121,11 @@ fn promote_secondary(ns: &mut Namespace, dev: IfIndex, gone: IfAddr) {
         core::mem::take(&mut d.addrs).into_iter().partition(|a| secondary_of(a, &gone));
     d.addrs = keep;
     ns.devs.generation += 1;
-    for a in subnet.iter().chain([&gone]) {
+    for a in &subnet {
         fib_del_ifaddr(ns, dev, a);
     }
-    ns.notify.push(Notify::AddrDel(dev, Box::new(gone)));
+    ns.notify.push(Notify::AddrDel(dev, Box::new(gone.clone())));
+    fib_del_ifaddr(ns, dev, &gone);
     if let Some(a) = subnet.first_mut() {
         a.flags &= !ifa_f::SECONDARY;
     }
@@ -235,7 +236,14 @@ fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
         .iter()
         .flat_map(|o| ifaddr_routes(ns, dev, o, true))
         .collect();
-    for r in ifaddr_routes(ns, dev, a, true) {
+    // The prefix goes first, the address itself last (fib_del_ifaddr).
+    let mut mine = ifaddr_routes(ns, dev, a, true);
+    mine.sort_by_key(|r| match (r.kind, r.dst_len) {
+        (RouteType::Broadcast, _) => 1,
+        (_, 32) => 2,
+        _ => 0,
+    });
+    for r in mine {
         if needed.iter().any(|n| n.dst == r.dst && n.dst_len == r.dst_len && n.kind == r.kind) {
             continue;
         }
@@ -264,13 +272,16 @@ fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
     }
 }
 
-/// Removes routes of all tables for which `gone` holds, with notifications.
+/// Removes routes of all tables for which `gone` holds, with notifications for IPv6.
 pub fn remove_routes(ns: &mut Namespace, gone: impl Fn(&FibEntry) -> bool) {
     for family in [Family::V4, Family::V6] {
         let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
         for id in ids {
+            // Of IPv4 routes that go with their device or source nobody is told (fib_table_flush).
             for e in ns.fib.table_mut(family, id).retain(&gone) {
-                ns.notify.push(Notify::RouteDel(Box::new(e)));
+                if family == Family::V6 {
+                    ns.notify.push(Notify::RouteDel(Box::new(e)));
+                }
             }
         }
     }
@@ -282,7 +293,9 @@ pub fn fib_sync_down_dev(ns: &mut Namespace, family: Family, dev: IfIndex) {
     let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
     for id in ids {
         for e in ns.fib.table_mut(family, id).dev_down(dev) {
-            ns.notify.push(Notify::RouteDel(Box::new(e)));
+            if family == Family::V6 {
+                ns.notify.push(Notify::RouteDel(Box::new(e)));
+            }
         }
     }
 }

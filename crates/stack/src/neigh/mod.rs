@@ -423,6 +423,9 @@ impl NeighTable {
         if state != old || moved {
             n.set_state(env, notify, state);
             n.updated = env.now;
+            if state == old {
+                notify.push(Notify::NeighNew(n.key));
+            }
         }
         if old & nud::VALID == 0 { n.take_queue() } else { PacketQueue::new() }
     }
