@@ -47,6 +47,7 @@ impl Supervisor {
         let Some((_, st, _)) = self.objects.stream(key) else { return Answer::Err(libc::EBADF) };
         match r {
             Ok(()) => {
+                st.unclaimed = false;
                 self.connected(key);
                 Answer::Ret(0)
             }
