@@ -22,7 +22,7 @@ const BUFFER: i32 = 8 << 20;
 
 /// Captures until the session ends.
 pub(crate) fn install(session: &mut Session, path: &Path) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let failed = |e: std::io::Error| format!("cannot write the capture {}: {e}", path.display());
     let file = Writer::new(BufWriter::new(File::create(path).map_err(failed)?)).map_err(failed)?;
     let mut capture = Capture {
         file: Some(file),

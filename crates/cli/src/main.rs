@@ -46,7 +46,8 @@ fn run(cli: Cli) -> Result<u8, String> {
 /// Reads the lab file and runs it.
 fn up(args: &UpArgs) -> Result<u8, String> {
     let file = args.file.display().to_string();
-    let text = std::fs::read_to_string(&args.file).map_err(|e| format!("{file}: {e}"))?;
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|e| format!("cannot read the lab file {file}: {e} (examples are in examples/)"))?;
     let lab = lab::parse(&file, &text).map_err(|e| format!("the lab file has an error\n{e}"))?;
     if args.check {
         let (n, l, p) = (lab.namespaces.len(), lab.links.len(), lab.programs.len());

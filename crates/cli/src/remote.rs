@@ -258,7 +258,7 @@ impl Sink {
     fn new(args: &TraceArgs) -> Result<Sink, String> {
         let open = |path: &std::path::PathBuf| {
             let made = File::create(path).and_then(|f| pcapng::Writer::new(BufWriter::new(f)));
-            made.map_err(|e| format!("{}: {e}", path.display()))
+            made.map_err(|e| format!("cannot write the capture {}: {e}", path.display()))
         };
         let file = args.pcapng.as_ref().map(open).transpose()?;
         Ok(Sink { json: args.json, left: args.count, file, first_ns: None })

@@ -31,6 +31,81 @@ fn wrong_input_gives_one_sentence() {
     }
 }
 
+/// What a new user types wrong: the exit status and one sentence that says what is wrong and what to do.
+#[test]
+fn mistakes_are_named() {
+    let mut cases: Vec<(&[&str], i32, &str)> = vec![
+        (&["up", "/nonexistent.toml"], 1, "cannot read the lab file /nonexistent.toml: No such file"),
+        (&["up", "/"], 1, "cannot read the lab file /: Is a directory"),
+        (&["tool", "serve", "--dir", "/nonexistent"], 1, "cannot serve /nonexistent: it is no directory"),
+        (&["tool", "fetch", "http://"], 1, "names no host; write for example"),
+        (&["trace", "--name", "no-such-stack"], 1, "there is no running stack `no-such-stack`"),
+        (&["drops", "--name", "no-such-stack"], 1, "there is no running stack `no-such-stack`"),
+        (&["trace", "port", "http"], 1, "`http` is not a port"),
+    ];
+    if can_run("mistakes_are_named") {
+        cases.extend([
+            (
+                &["run", "--", "no-such-program"][..],
+                127,
+                "cannot run no-such-program: No such file or directory (os error 2); is it installed",
+            ),
+            (&["run", "--", "/etc/passwd"], 126, "is it a program, with permission to execute it"),
+            (&["run", "--name", "a b", "--", "true"], 125, "`a b` cannot name a stack"),
+            (
+                &["run", "--pcapng", "/nonexistent/x", "--", "true"],
+                1,
+                "cannot write the capture /nonexistent/x: No such file",
+            ),
+        ]);
+    }
+    for (args, code, want) in cases {
+        let e = run(ferronet(args));
+        assert_eq!(e.code, code, "{args:?}: {e:?}");
+        assert!(e.err.contains(want) && e.err.lines().count() == 1, "{args:?}: {}", e.err);
+    }
+    // What the command line itself refuses names the word and the way to the help.
+    for (args, want) in [
+        (&["frobnicate"][..], "unrecognized subcommand 'frobnicate'"),
+        (&["shel"], "a similar subcommand exists: 'shell'"),
+        (&["run"], "<CMD>..."),
+        (&["run", "--nmae", "x", "--", "true"], "--name"),
+        (&["exec", "web", "ls"], "Usage: ferronet exec"),
+        (&["trace", "--count", "x"], "invalid value 'x' for '--count <K>'"),
+        (&["tool", "serve", "--port", "99999"], "99999 is not in 0..=65535"),
+        (&["ps", "extra"], "unexpected argument 'extra'"),
+    ] {
+        let e = run(ferronet(args));
+        assert_eq!(e.code, 2, "{args:?}: {e:?}");
+        assert!(e.err.contains(want) && e.err.contains("--help"), "{args:?}: {}", e.err);
+    }
+}
+
+/// Ctrl-C, SIGTERM and a terminal that hangs up end a command and everything it started.
+#[test]
+fn signals_end_a_session() {
+    let test = "signals_end_a_session";
+    if ferronet_sim::need::program(test, "kill").is_none() || !can_run(test) {
+        return;
+    }
+    for signal in ["INT", "TERM", "HUP"] {
+        let name = format!("sig{}{}", std::process::id(), signal.to_lowercase());
+        let stack =
+            Running::start(ferronet(&["run", "--name", &name, "--", "sh", "-c", "echo up; exec sleep 1000"]));
+        stack.line_with("up");
+        let e = run(ferronet(&["ps", "--json"]));
+        let list: Value = serde_json::from_str(&e.out).unwrap();
+        let pid =
+            list.as_array().unwrap().iter().find(|s| s["name"] == name.as_str()).expect("listed")["pid"]
+                .to_string();
+        let mut kill = std::process::Command::new("kill");
+        kill.args([&format!("-{signal}"), &pid]);
+        assert_eq!(run(kill).code, 0);
+        // Standard output ends when its last holder is gone.
+        stack.ends();
+    }
+}
+
 #[test]
 fn settings_and_drop_reasons_are_explained() {
     let e = run(ferronet(&["sysctl", "--explain", "tcp_rmem", "--json"]));

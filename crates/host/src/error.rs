@@ -41,7 +41,7 @@ pub enum HostError {
         source: io::Error,
     },
     /// The program could not be started.
-    #[error("cannot run {program}: {source}")]
+    #[error("cannot run {program}: {source}{}", exec_hint(source))]
     Exec {
         /// The first word of the command.
         program: String,
@@ -50,7 +50,7 @@ pub enum HostError {
     },
     /// A name that is not acceptable as a namespace name.
     #[error(
-        "`{0}` cannot name a network namespace: use letters, digits, '.', '_' and '-', at most 100 of them"
+        "`{0}` cannot name a stack or a network namespace: use letters, digits, '.', '_' and '-', at most 100 of them"
     )]
     Name(String),
     /// The first process of the sandbox is gone.
@@ -64,6 +64,16 @@ pub enum HostError {
         /// The answer.
         source: io::Error,
     },
+}
+
+/// What to do when a program cannot be executed.
+fn exec_hint(e: &io::Error) -> &'static str {
+    match e.raw_os_error() {
+        Some(libc::ENOENT) => "; is it installed, and its directory in PATH?",
+        Some(libc::EACCES) => "; is it a program, with permission to execute it (chmod +x)?",
+        Some(libc::ENOEXEC) => "; a script needs a first line such as #!/bin/sh",
+        _ => "",
+    }
 }
 
 impl HostError {

@@ -24,6 +24,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<u8, String> {
     let (done, finished) = channel();
     let (send, receive) = std::sync::mpsc::sync_channel::<(TcpStream, SocketAddr)>(0);
     let receive = Arc::new(Mutex::new(receive));
+    if let Some(dir) = args.dir.as_deref().filter(|d| !d.is_dir()) {
+        return Err(format!("cannot serve {}: it is no directory", dir.display()));
+    }
     let site = Arc::new(Site { size: args.size, dir: args.dir.clone(), quiet: args.quiet });
     let counted = args.requests;
     std::thread::Builder::new()

@@ -59,6 +59,17 @@ impl Running {
         Running { child, lines }
     }
 
+    /// Waits for the end of the output, which is when its last holder is gone.
+    pub(crate) fn ends(&self) {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(_) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(e) => panic!("still running: {e}"),
+            }
+        }
+    }
+
     /// The first line that contains the text; the test fails when none comes.
     pub(crate) fn line_with(&self, text: &str) -> String {
         loop {
