@@ -21,6 +21,13 @@ pub(crate) fn against(group: &str, name: &str, value: f64, unit: &str, peer: (&s
     println!("{v}");
 }
 
+/// Prints a figure with a peer's in the same run, without a goal.
+pub(crate) fn beside(group: &str, name: &str, value: f64, unit: &str, peer: (&str, f64)) {
+    let v = json!({"group": group, "name": name, "value": value, "unit": unit, "peer": peer.0,
+        "peer_value": peer.1, "ratio": value / peer.1});
+    println!("{v}");
+}
+
 /// Says why a figure was not measured.
 pub(crate) fn not_measured(group: &str, name: &str, why: &str) {
     println!("{}", json!({"group": group, "name": name, "why": why}));
