@@ -3,7 +3,6 @@
 use ferronet_core::time::Instant;
 
 use crate::recovery::CaState;
-use crate::segment::Cx;
 use crate::state::{State, Tcb};
 use crate::timers::{ATO_MIN, Rtx};
 
@@ -95,8 +94,8 @@ fn ms_since(now: Instant, t: Instant) -> u32 {
 impl Tcb {
     /// What `TCP_INFO` and `ss -i` show.
     #[must_use]
-    pub fn info(&self, cx: &Cx<'_>) -> TcpInfo {
-        let (s, r, now) = (&self.stats, &self.rcv, cx.now);
+    pub fn info(&self, now: Instant) -> TcpInfo {
+        let (s, r) = (&self.stats, &self.rcv);
         let mut options = 0;
         for (on, bit) in [
             (self.ts_on, OPT_TIMESTAMPS),

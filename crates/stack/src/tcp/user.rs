@@ -413,11 +413,7 @@ pub fn poll_bits(ns: &Namespace, key: SockKey) -> u16 {
 pub fn info(ns: &Namespace, key: SockKey) -> Option<TcpInfo> {
     let crate::sock::Proto::Tcp(ts) = &ns.socks.socks.get(key)?.proto else { return None };
     match &ts.kind {
-        TcpKind::Conn(t) => {
-            let mut mib = ferronet_core::mib::MibTable::default();
-            let cx = ferronet_tcp::Cx { now: ns.env.now, cfg: &ns.socks.tcp.cfg, mib: &mut mib };
-            Some(t.info(&cx))
-        }
+        TcpKind::Conn(t) => Some(t.info(ns.env.now)),
         // tcp_get_info: for a listener, unacked and sacked are the accept queue and its limit.
         TcpKind::Listen(l) => Some(TcpInfo {
             state: State::Listen as u8,

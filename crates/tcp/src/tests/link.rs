@@ -312,9 +312,8 @@ impl World {
         }
     }
 
-    pub(super) fn info(&mut self, end: usize) -> Option<crate::TcpInfo> {
-        let cx = self.env[end].cx();
-        self.tcb[end].as_ref().map(|t| t.info(&cx))
+    pub(super) fn info(&self, end: usize) -> Option<crate::TcpInfo> {
+        self.tcb[end].as_ref().map(|t| t.info(self.env[end].now))
     }
     pub(super) fn state(&self, end: usize) -> State {
         self.tcb[end].as_ref().map_or(State::Close, Tcb::state)

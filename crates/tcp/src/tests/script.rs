@@ -35,7 +35,7 @@ macro_rules! send {
 /// The next segment from us must be this one.
 macro_rules! recv {
     ($s:expr, $kind:ident, $flags:expr, $seq:expr, $ack:expr, $len:expr) => {{
-        let t = $s.next().unwrap_or_else(|| panic!("nothing was sent; {:?}", $s.t.info(&$s.env.cx())));
+        let t = $s.next().unwrap_or_else(|| panic!("nothing was sent; {:?}", $s.t.info($s.env.now)));
         let got = (t.kind, t.flags, t.seq.0.wrapping_sub(OURS), t.ack.0.wrapping_sub(PEER), t.len);
         assert_eq!(got, (Kind::$kind, $flags, $seq, $ack, $len), "{t:?}");
         t
@@ -194,7 +194,7 @@ fn active_open_options_and_counters() {
     let ack = recv!(s, Ack, F::ACK, 1, 1, 0);
     assert_eq!(ack.opts.timestamps.map(|t| t.tsecr), Some(77));
     assert_eq!(ack.wnd, 502); // 64240 >> 7, rounded up, as Linux shows it
-    let i = s.t.info(&s.env.cx());
+    let i = s.t.info(s.env.now);
     assert_eq!((i.snd_mss, i.snd_wscale, i.rcv_wscale, i.options), (1448, 9, 7, 7));
     assert_eq!(i.rtt, 3000);
     assert!(s.t.take_events().contains(Events::WRITABLE));
@@ -337,7 +337,7 @@ fn fast_retransmit_by_sack_and_recovery_ends() {
     assert_eq!(s.t.ca_state(), CaState::Recovery);
     recv!(s, Retrans, F::ACK, 1, 1, 1000);
     silent!(s);
-    let i = s.t.info(&s.env.cx());
+    let i = s.t.info(s.env.now);
     assert_eq!((i.unacked, i.sacked, i.lost, i.retrans, i.total_retrans), (10, 3, 1, 1, 1));
     assert_eq!((s.mib(Mib::TcpExtTCPFastRetrans), s.mib(Mib::TcpExtTCPSackRecovery)), (1, 1));
     s.env.now += Duration::from_millis(10);
@@ -437,9 +437,9 @@ fn tail_loss_probe() {
     // Two of three were lost: the probe's SACK starts recovery.
     send!(s, F::ACK, 1, 1, sack: vec![(2001, 3001)]).expect("taken");
     s.run(20);
-    assert_eq!(s.t.info(&s.env.cx()).lost, 2);
+    assert_eq!(s.t.info(s.env.now).lost, 2);
     // Proportional rate reduction: one delivered, one sent.
-    assert_eq!(s.t.info(&s.env.cx()).retrans, 1);
+    assert_eq!(s.t.info(s.env.now).retrans, 1);
     send!(s, F::ACK, 1, 1001, sack: vec![(2001, 3001)]).expect("taken");
     recv!(s, Retrans, F::ACK, 1001, 1, 1000);
     send!(s, F::ACK, 1, 3001).expect("taken");
@@ -784,7 +784,7 @@ fn request_sock() {
     let mut t = Tcb::from_request(&mut env.cx(), SockOpts::default(), &r);
     t.rcv(&mut env.cx(), &ack, [Bytes::from_static(b"abc")].into_iter().collect()).expect("taken");
     assert_eq!((t.state(), t.inq(), t.mss()), (State::Established, 3, 1300));
-    assert_eq!(t.info(&env.cx()).snd_wnd, 20_000);
+    assert_eq!(t.info(env.now).snd_wnd, 20_000);
     // SYN-ACKs go out again after 1, 3, 7, 15, 31 s and are given up after 63.
     let start = Instant::from_millis(1000);
     let mut r2 = RequestSock::new(&Env::new().cx(), &SockOpts::default(), &syn, open(1460));
@@ -836,7 +836,7 @@ fn recovery_without_retransmission_is_undone() {
     assert_eq!(s.t.ca_state(), CaState::Open);
     assert!(s.t.cwnd().0 >= 10, "{:?}", s.t.cwnd());
     assert_eq!(s.mib(Mib::TcpRetransSegs), 0);
-    assert!(s.t.info(&s.env.cx()).reord_seen > 0);
+    assert!(s.t.info(s.env.now).reord_seen > 0);
 }
 
 #[test]
