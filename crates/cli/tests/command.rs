@@ -67,7 +67,7 @@ fn mistakes_are_named() {
     // What the command line itself refuses names the word and the way to the help.
     for (args, want) in [
         (&["frobnicate"][..], "unrecognized subcommand 'frobnicate'"),
-        (&["shel"], "a similar subcommand exists: 'shell'"),
+        (&["shel"], "'shell'"),
         (&["run"], "<CMD>..."),
         (&["run", "--nmae", "x", "--", "true"], "--name"),
         (&["exec", "web", "ls"], "Usage: ferronet exec"),
