@@ -48,6 +48,10 @@ pub(crate) fn shell(args: &ShellArgs) -> Result<u8, String> {
 
 /// One command.
 pub(crate) fn run(args: &RunArgs) -> Result<u8, String> {
+    // The command line takes an unknown option for the command, because a command has options of its own.
+    if let Some(word) = args.cmd.first().filter(|w| w.starts_with('-')) {
+        return Err(format!("`{word}` is no option of ferronet run (see ferronet run --help)"));
+    }
     let taps = open_taps(&args.tap)?;
     let what = format!("run {}", args.cmd.join(" "));
     start(args.name.clone(), args.pcapng.clone(), taps, args.cmd.clone(), (&what, false))

@@ -41,6 +41,7 @@ fn mistakes_are_named() {
         (&["tool", "fetch", "http://"], 1, "names no host; write for example"),
         (&["trace", "--name", "no-such-stack"], 1, "there is no running stack `no-such-stack`"),
         (&["drops", "--name", "no-such-stack"], 1, "there is no running stack `no-such-stack`"),
+        (&["run", "--nmae", "x", "--", "true"], 1, "`--nmae` is no option of ferronet run"),
         (&["trace", "port", "http"], 1, "`http` is not a port"),
     ];
     if can_run("mistakes_are_named") {
@@ -69,7 +70,6 @@ fn mistakes_are_named() {
         (&["frobnicate"][..], "unrecognized subcommand 'frobnicate'"),
         (&["shel"], "'shell'"),
         (&["run"], "<CMD>..."),
-        (&["run", "--nmae", "x", "--", "true"], "--name"),
         (&["exec", "web", "ls"], "Usage: ferronet exec"),
         (&["trace", "--count", "x"], "invalid value 'x' for '--count <K>'"),
         (&["tool", "serve", "--port", "99999"], "99999 is not in 0..=65535"),
