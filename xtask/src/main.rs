@@ -27,7 +27,7 @@ usage: cargo xtask TASK [OPTIONS]
   docs [--open]        the API documentation, warnings are errors
   fuzz-short [N [SEEDS]]
                        N mutated frames (default 1000000) and SEEDS simulated TCP worlds (default 1000)
-  nightly              the same with 100,000,000 frames and 20,000 worlds
+  nightly              the same with 100,000,000 frames and 20,000 worlds; then 256 MiB over a bad cable (root)
   gates                instructions per operation (callgrind) against the limits in xtask/src/gates.rs
 
 The whole check of a change is .ci/run.
