@@ -84,7 +84,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     std::fs::create_dir_all(root().join("target")).map_err(|e| format!("cannot make target/: {e}"))?;
     std::fs::write(&log, "").map_err(|e| format!("cannot write {}: {e}", log.display()))?;
     let mut c = cargo();
-    c.args(["test", "--workspace", "--no-fail-fast", "--no-fail-fast"]).args(&o.cargo_args);
+    c.args(["test", "--workspace", "--no-fail-fast"]).args(&o.cargo_args);
     c.env("FERRONET_SKIP_LOG", &log).env("PATH", path_with_sbin());
     let passed = must(&mut c);
     let skipped = read_skips(&std::fs::read_to_string(&log).unwrap_or_default());
