@@ -65,7 +65,8 @@ pids="$pids $!"
 until_ok listens 80
 until_ok listens_there 80
 same() { [ "$("$@" | sha256sum)" = "$sum" ]; }
-get="curl -sS --fail --max-time 240 --speed-time 20 --speed-limit 1000"
+# At 128 KiB/s at least: a bad cable carries some 3 Mbit/s of one flow.
+get="curl -sS --fail --max-time $((240 + bytes / 131072)) --speed-time 20 --speed-limit 1000"
 start=$(date +%s%N)
 same $get http://$there/data
 middle=$(date +%s%N)
