@@ -18,6 +18,14 @@ fn main() {
             forward::run(number(1));
             return;
         }
+        Some("idle") => {
+            let i = flows::idle(number(1));
+            println!(
+                "{:.0} bytes, {:.0} new per second beside them, {:.0} without",
+                i.bytes, i.with_idle, i.empty
+            );
+            return;
+        }
         Some("bulk") => {
             println!("{:.1} Gbit/s copied", flows::bulk(number(1) << 20, flows::User::Copies));
             println!("{:.1} Gbit/s lent", flows::bulk(number(1) << 20, flows::User::Lends));
@@ -28,7 +36,9 @@ fn main() {
             return;
         }
         Some(other) => {
-            eprintln!("`{other}` is no workload; there are forward N and connections N, or none for all");
+            eprintln!(
+                "`{other}` is no workload; there are forward N, connections N, bulk MIB and idle N, or none for all"
+            );
             std::process::exit(2);
         }
         None => {}
@@ -42,15 +52,17 @@ fn main() {
         "per second",
         Some((true, 60_000.0)),
     );
-    let f = forward::run(3_000_000);
+    let runs: Vec<_> = (0..5).map(|_| forward::run(1_000_000)).collect();
+    let nanos = median(&mut runs.iter().map(|c| c.nanos).collect::<Vec<_>>());
+    let boxes = runs.iter().map(|c| c.boxes).fold(0.0, f64::max);
     figure(
         "Forwarding in process",
         "64-byte packets through a router namespace",
-        f.nanos,
+        nanos,
         "ns",
         Some((false, 120.0)),
     );
-    figure("Forwarding in process", "allocations after warm-up", f.boxes, "packet boxes", Some((false, 0.0)));
+    figure("Forwarding in process", "allocations after warm-up", boxes, "packet boxes", Some((false, 0.0)));
     let idle = flows::idle(100_000);
     figure("Memory", "an established idle connection, one end", idle.bytes, "bytes", Some((false, 2048.0)));
     against(
