@@ -24,6 +24,26 @@ impl fmt::Display for IfIndex {
     }
 }
 
-/// A network namespace within one `World`. Never reused.
+/// A network namespace within one `World`. Never given twice: a place that is taken again has another
+/// generation, so an id that somebody kept too long names nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct NsId(pub u32);
+pub struct NsId(pub u64);
+
+impl NsId {
+    /// The place `index` in its `generation`th use, from 0.
+    #[must_use]
+    pub const fn new(index: u32, generation: u32) -> Self {
+        NsId((generation as u64) << 32 | index as u64)
+    }
+    /// Its place in the world's table; two that live never share one.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+    /// The id of the next namespace in this place.
+    #[must_use]
+    pub const fn next_generation(self) -> Self {
+        NsId(self.0.wrapping_add(1 << 32))
+    }
+}

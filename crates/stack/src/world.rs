@@ -13,13 +13,13 @@ use crate::ns::Namespace;
 #[derive(Debug)]
 pub struct World {
     namespaces: Vec<Option<Box<Namespace>>>,
-    /// Numbers of namespaces that are gone, oldest first.
+    /// Ids for places whose namespace is gone, oldest first.
     free: VecDeque<NsId>,
     /// Namespaces with work, in order; `Place::queued` says who is in.
     ready: VecDeque<NsId>,
     places: Vec<Place>,
     /// `Place::deadline` of all namespaces with timers, so that time passes without a look at each namespace.
-    deadlines: BTreeSet<(Instant, u32)>,
+    deadlines: BTreeSet<(Instant, NsId)>,
     /// Namespaces whose sockets have readiness edges; `Place::edges` says who is in.
     with_edges: Vec<NsId>,
     /// Scratch: namespaces whose timers are due.
@@ -76,7 +76,7 @@ impl World {
             None => {
                 self.namespaces.push(None);
                 self.places.push(Place { queued: false, edges: false, deadline: Instant::NEVER });
-                NsId(self.namespaces.len() as u32 - 1)
+                NsId::new(self.namespaces.len() as u32 - 1, 0)
             }
         };
         let mut ns = Box::new(Namespace::new(id, self.rng.next_u64()));
@@ -89,21 +89,21 @@ impl World {
         if let Some(Some(init)) = self.namespaces.first() {
             crate::sysctl::inherit(&mut ns, init);
         }
-        self.namespaces[id.0 as usize] = Some(ns);
+        self.namespaces[id.index()] = Some(ns);
         Some(id)
     }
 
     /// Deletes a namespace with all it owns; veth partners elsewhere go with their ends (`cleanup_net`).
     pub fn ns_destroy(&mut self, id: NsId) {
-        let Some(ns) = self.namespaces.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let Some(ns) = self.namespaces.get_mut(id.index()).and_then(|n| n.take_if(|n| n.id == id)) else { return };
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
-        self.deadlines.remove(&(self.places[id.0 as usize].deadline, id.0));
-        self.places[id.0 as usize].deadline = Instant::NEVER;
-        (self.places[id.0 as usize].queued, self.places[id.0 as usize].edges) = (false, false);
+        self.deadlines.remove(&(self.places[id.index()].deadline, id));
+        self.places[id.index()].deadline = Instant::NEVER;
+        (self.places[id.index()].queued, self.places[id.index()].edges) = (false, false);
         self.ready.retain(|i| *i != id);
         self.with_edges.retain(|i| *i != id);
-        self.free.push_back(id);
+        self.free.push_back(id.next_generation());
         for (peer_ns, dev) in peers {
             self.link_forget(peer_ns, dev);
         }
@@ -112,13 +112,13 @@ impl World {
     /// A namespace to look at.
     #[must_use]
     pub fn ns(&self, id: NsId) -> Option<&Namespace> {
-        self.namespaces.get(id.0 as usize)?.as_deref()
+        self.namespaces.get(id.index())?.as_deref().filter(|n| n.id == id)
     }
 
     /// A namespace to change; it is run at the next [`World::run_softirq`].
     pub fn ns_mut(&mut self, id: NsId) -> Option<&mut Namespace> {
-        let i = id.0 as usize;
-        let ns = self.namespaces.get_mut(i)?.as_deref_mut()?;
+        let i = id.index();
+        let ns = self.namespaces.get_mut(i)?.as_deref_mut().filter(|n| n.id == id)?;
         ns.env.now = self.now;
         if !self.places[i].queued {
             self.places[i].queued = true;
@@ -128,7 +128,7 @@ impl World {
     }
 
     fn queue(&mut self, id: NsId) {
-        let place = &mut self.places[id.0 as usize];
+        let place = &mut self.places[id.index()];
         if !place.queued {
             place.queued = true;
             self.ready.push_back(id);
@@ -136,25 +136,25 @@ impl World {
     }
 
     fn set_deadline(&mut self, id: NsId, at: Instant) {
-        let place = &mut self.places[id.0 as usize];
+        let place = &mut self.places[id.index()];
         // A deadline that moves away is left alone: the namespace runs early once and is noted anew. Most do
         // so with every packet.
         if place.deadline == at || (place.deadline < at && place.deadline > self.now) {
             return;
         }
         if place.deadline != Instant::NEVER {
-            self.deadlines.remove(&(place.deadline, id.0));
+            self.deadlines.remove(&(place.deadline, id));
         }
         place.deadline = at;
         if at != Instant::NEVER {
-            self.deadlines.insert((at, id.0));
+            self.deadlines.insert((at, id));
         }
     }
 
     /// After a namespace ran: its frames cross, its timers and readiness edges are noted.
     fn after_run(&mut self, id: NsId) {
         self.cross(id);
-        let i = id.0 as usize;
+        let i = id.index();
         let Some(ns) = self.namespaces[i].as_deref() else { return };
         let at = ns.env.timers.next_timeout().unwrap_or(Instant::NEVER);
         if ns.socks.has_events() && !self.places[i].edges {
@@ -191,7 +191,9 @@ impl World {
 
     /// Tells a namespace the time, before something is read that depends on it.
     pub fn touch(&mut self, id: NsId) {
-        if let Some(Some(ns)) = self.namespaces.get_mut(id.0 as usize) {
+        if let Some(Some(ns)) = self.namespaces.get_mut(id.index())
+            && ns.id == id
+        {
             ns.env.now = self.now;
         }
     }
@@ -218,8 +220,8 @@ impl World {
                     return true;
                 }
                 self.ready.pop_front();
-                self.places[id.0 as usize].queued = false;
-                let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
+                self.places[id.index()].queued = false;
+                let Some(ns) = self.namespaces[id.index()].as_deref_mut() else { continue };
                 ns.env.now = self.now;
                 let done = ns.net_rx_action(budget.min(64));
                 budget -= done.min(budget);
@@ -235,9 +237,9 @@ impl World {
     /// Runs the timers that are due, once for each namespace.
     fn run_timers(&mut self) {
         let mut due = core::mem::take(&mut self.due);
-        due.extend(self.deadlines.iter().take_while(|d| d.0 <= self.now).map(|d| NsId(d.1)));
+        due.extend(self.deadlines.iter().take_while(|d| d.0 <= self.now).map(|d| d.1));
         for id in due.drain(..) {
-            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { continue };
+            let Some(ns) = self.namespaces[id.index()].as_deref_mut() else { continue };
             ns.env.now = self.now;
             ns.on_timeout();
             self.after_run(id);
@@ -249,13 +251,13 @@ impl World {
     #[inline]
     fn cross(&mut self, id: NsId) {
         // Delivery never transmits, so the queue can be away while it is emptied.
-        let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { return };
+        let Some(ns) = self.namespaces[id.index()].as_deref_mut() else { return };
         if ns.env.tx.is_empty() {
             return;
         }
         let mut queue = core::mem::take(&mut ns.env.tx);
         while let Some(mut p) = queue.pop() {
-            let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() else { break };
+            let Some(ns) = self.namespaces[id.index()].as_deref_mut() else { break };
             match ns.devs.get(p.meta().dev).map(|d| &d.kind) {
                 Some(&DevKind::Veth(Some((peer_ns, peer)))) => {
                     p.meta_mut().dev = peer;
@@ -273,13 +275,13 @@ impl World {
                 Some(DevKind::Loopback | DevKind::Dummy) | None => ns.env.drop(p, DropReason::DevGone),
             }
         }
-        if let Some(ns) = self.namespaces[id.0 as usize].as_deref_mut() {
+        if let Some(ns) = self.namespaces[id.index()].as_deref_mut() {
             ns.env.tx = queue;
         }
     }
 
     fn drop_in(&mut self, id: NsId, p: Packet, r: DropReason) {
-        match self.namespaces[id.0 as usize].as_deref_mut() {
+        match self.namespaces[id.index()].as_deref_mut() {
             Some(ns) => ns.env.drop(p, r),
             None => p.release(),
         }
@@ -300,11 +302,11 @@ impl World {
             }
             return;
         }
-        let Ok([a, b]) = self.namespaces.get_disjoint_mut([from.0 as usize, to.0 as usize]) else {
+        let Ok([a, b]) = self.namespaces.get_disjoint_mut([from.index(), to.index()]) else {
             self.drop_in(from, p, DropReason::NsGone);
             return;
         };
-        match (a.as_deref_mut(), b.as_deref_mut()) {
+        match (a.as_deref_mut(), b.as_deref_mut().filter(|b| b.id == to)) {
             (Some(a), Some(b)) => {
                 b.env.pool.rebalance(&mut a.env.pool);
                 b.env.now = self.now;
@@ -320,11 +322,11 @@ impl World {
     pub fn take_sock_events(&mut self, f: &mut dyn FnMut(u64, u16)) {
         let mut ids = core::mem::take(&mut self.with_edges);
         for id in &ids {
-            self.places[id.0 as usize].edges = false;
+            self.places[id.index()].edges = false;
         }
         // Those changed since their last run are in `ready`.
         for id in ids.iter().chain(&self.ready) {
-            let ns = self.namespaces.get_mut(id.0 as usize).and_then(|n| n.as_deref_mut());
+            let ns = self.namespaces.get_mut(id.index()).and_then(|n| n.as_deref_mut());
             if let Some(ns) = ns.filter(|n| n.socks.has_events()) {
                 ns.socks.take_events(f);
             }
@@ -357,7 +359,7 @@ impl World {
 
     /// Gives the box of a frame back that the host has sent.
     pub fn backend_done(&mut self, ns: NsId, p: Packet) {
-        match self.namespaces.get_mut(ns.0 as usize).and_then(|n| n.as_deref_mut()) {
+        match self.namespaces.get_mut(ns.index()).and_then(|n| n.as_deref_mut()).filter(|n| n.id == ns) {
             Some(n) => n.env.consume(p),
             None => p.release(),
         }
@@ -372,18 +374,28 @@ mod tests {
     use ferronet_core::env::TimerKey;
 
     #[test]
-    fn numbers_of_gone_namespaces_are_used_again() {
+    fn places_of_gone_namespaces_are_used_again_under_other_ids() {
         let mut w = World::new(1, 0);
         let keep = w.ns_create().expect("room");
+        let mut gone = std::collections::BTreeSet::new();
         for _ in 0..200 {
             let ids: Vec<_> = (0..10).map(|_| w.ns_create().expect("room")).collect();
             assert!(ids.iter().all(|id| w.ns_mut(*id).is_some()));
             w.run_softirq(1000);
-            ids.into_iter().for_each(|id| w.ns_destroy(id));
+            ids.iter().for_each(|id| w.ns_destroy(*id));
+            gone.extend(ids);
         }
         assert_eq!(w.iter().count(), 1);
         assert!(w.ns(keep).is_some());
         assert!(w.namespaces.len() < 20, "{}", w.namespaces.len());
+        // Whoever kept an id finds nothing behind it, and destroys nobody else.
+        assert_eq!(gone.len(), 2000, "no id was given twice");
+        let last = w.ns_create().expect("room");
+        for id in gone {
+            assert!(w.ns(id).is_none() && w.ns_mut(id).is_none());
+            w.ns_destroy(id);
+        }
+        assert!(w.ns(last).is_some());
     }
 
     #[test]

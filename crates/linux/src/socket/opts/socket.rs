@@ -117,7 +117,7 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         60 => return on(SockFlags::ZEROCOPY),
         61 => vec![0; 8],
         62 => int(c.bound_dev.0 as i32),
-        71 => (u64::from(ns.id.0) + 1).to_ne_bytes().to_vec(),
+        71 => (ns.id.0 + 1).to_ne_bytes().to_vec(),
         72 => int(i32::from(c.flags.contains(SockFlags::SNDBUF_LOCK))
             | i32::from(c.flags.contains(SockFlags::RCVBUF_LOCK)) << 1),
         74 if w.stream() => int(1),
