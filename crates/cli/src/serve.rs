@@ -34,7 +34,9 @@ impl Names {
         let mut names: BTreeMap<NsId, String> = kernel
             .world
             .iter()
-            .map(|n| (n.id, if n.id == self.first { "main".to_owned() } else { format!("ns{}", n.id.index()) }))
+            .map(|n| {
+                (n.id, if n.id == self.first { "main".to_owned() } else { format!("ns{}", n.id.index()) })
+            })
             .collect();
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             // A bound namespace has the inode by which the stack knows it.

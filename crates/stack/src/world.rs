@@ -95,7 +95,9 @@ impl World {
 
     /// Deletes a namespace with all it owns; veth partners elsewhere go with their ends (`cleanup_net`).
     pub fn ns_destroy(&mut self, id: NsId) {
-        let Some(ns) = self.namespaces.get_mut(id.index()).and_then(|n| n.take_if(|n| n.id == id)) else { return };
+        let Some(ns) = self.namespaces.get_mut(id.index()).and_then(|n| n.take_if(|n| n.id == id)) else {
+            return;
+        };
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
         self.deadlines.remove(&(self.places[id.index()].deadline, id));
