@@ -31,7 +31,7 @@ impl Supervisor {
             },
             Phase::Fresh | Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Open => theirs,
         };
-        let r = match self.with_caller(call.n.tid, |k, c| k.connect(c, sock, name)) {
+        let r = match self.with_sock_caller(call.n.tid, |k, c| k.connect(c, sock, name)) {
             Ok(r) => r,
             Err(e) => return Answer::Err(e),
         };
@@ -42,7 +42,7 @@ impl Supervisor {
         let r = if r == Err(Errno::EINPROGRESS) && !nonblocking { self.rush(key, r) } else { r };
         if r == Ok(()) {
             // It is told now: another call says EISCONN.
-            let _ = self.with_caller(call.n.tid, |k, c| k.connect(c, sock, name));
+            let _ = self.with_sock_caller(call.n.tid, |k, c| k.connect(c, sock, name));
         }
         let Some((_, st, _)) = self.objects.stream(key) else { return Answer::Err(libc::EBADF) };
         match r {
@@ -66,7 +66,17 @@ impl Supervisor {
                 Answer::Park(key, self.timeout_of(sock, libc::SO_SNDTIMEO))
             }
             Err(Errno::EINPROGRESS) => {
-                self.fill(key, &theirs);
+                // Linux says so even when the peer has answered: it holds the socket locked meanwhile. poll() then
+                // finds it connected.
+                if self.rush(key, r) == Ok(()) {
+                    self.writable_edge(key, &theirs);
+                    self.connected(key);
+                    if let Some((_, st, _)) = self.objects.stream(key) {
+                        st.unclaimed = true;
+                    }
+                } else {
+                    self.fill(key, &theirs);
+                }
                 Answer::Err(libc::EINPROGRESS)
             }
             Err(e) => {
@@ -163,6 +173,15 @@ impl Supervisor {
         self.refresh(key);
     }
 
+    /// The program's end becomes writable once more: who watched it before connect() gets its edge. A byte goes through;
+    /// what was written before connect(), EPIPE on Linux, goes with it.
+    fn writable_edge(&mut self, key: Key, theirs: &OwnedFd) {
+        let Some((_, _, Some(mine))) = self.objects.stream(key) else { return };
+        if os::send(theirs.as_fd(), b"!").is_ok() {
+            let _ = self.bufs.read(mine.as_fd());
+        }
+    }
+
     /// Takes the filling back. The program's send buffer gets large before: its going is the edge that makes it write.
     fn drain(&mut self, key: Key, mut fill: usize) {
         if self.objects.stream(key).is_some_and(|(_, st, _)| st.narrow) {
@@ -230,8 +249,8 @@ impl Supervisor {
             Phase::Fresh | Phase::Listening { .. } | Phase::Open | Phase::Dead => 0,
         };
         self.drain(key, fill);
+        // Has the program written meanwhile, our end is readable and says so.
         self.refresh(key);
         self.pump_in(key);
-        self.pump_out(key);
     }
 }

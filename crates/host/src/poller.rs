@@ -70,15 +70,39 @@ pub(crate) mod bits {
     pub(crate) const ET: u32 = libc::EPOLLET as u32;
 }
 
-/// An epoll instance.
+/// An epoll instance, and beside it the seccomp listeners.
+///
+/// A listener's wake-up asks for the caller's own processor (`SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`), and poll(2) hears
+/// that; epoll forgets it on the way, and the supervisor would be woken on an idle processor, which costs ten times
+/// the call itself.
 pub(crate) struct Poller {
     ep: OwnedFd,
+    /// `ep`, then the listeners.
+    polled: Vec<libc::pollfd>,
+    /// Whose events they are: one for each listener.
+    tokens: Vec<Token>,
 }
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no memory is involved.
-        cvt_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into()).map(|ep| Self { ep })
+        let ep = cvt_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())?;
+        let polled = vec![libc::pollfd { fd: ep.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        Ok(Self { ep, polled, tokens: Vec::new() })
+    }
+
+    /// Starts watching a seccomp listener for calls and for its end.
+    pub(crate) fn add_listener(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        self.polled.push(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+        self.tokens.push(token);
+    }
+
+    /// Stops watching a seccomp listener. Must be called before it is closed.
+    pub(crate) fn remove_listener(&mut self, token: Token) {
+        if let Some(i) = self.tokens.iter().position(|t| *t == token) {
+            self.tokens.swap_remove(i);
+            self.polled.swap_remove(i + 1);
+        }
     }
 
     fn ctl(&self, op: i32, fd: BorrowedFd<'_>, token: Token, interest: u32) -> io::Result<()> {
@@ -104,40 +128,52 @@ impl Poller {
         let _ = self.ctl(libc::EPOLL_CTL_DEL, fd, Token::Signals, 0);
     }
 
-    /// Waits up to `timeout_ns` (`None`: for ever) and appends (token, events) to `out`; a signal ends the wait early.
-    pub(crate) fn wait(&self, timeout_ns: Option<u64>, out: &mut Vec<(Token, u32)>) -> io::Result<()> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 128];
-        let n = match self.wait_raw(timeout_ns, &mut events) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+    /// Waits up to `timeout_ns` (`None`: for ever) and appends (token, events) to `out`, listeners last; a signal ends
+    /// the wait early.
+    pub(crate) fn wait(&mut self, timeout_ns: Option<u64>, out: &mut Vec<(Token, u32)>) -> io::Result<()> {
+        match self.ppoll(timeout_ns) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(e) => return Err(e),
-        };
-        for e in events.iter().take(n) {
-            let (bits, data) = (e.events, e.u64);
-            out.extend(Token::unpack(data).map(|t| (t, bits)));
         }
+        let Some((ep, listeners)) = self.polled.split_first() else { return Ok(()) };
+        if ep.revents != 0 {
+            let mut events = [libc::epoll_event { events: 0, u64: 0 }; 128];
+            let n = self.take(&mut events)?;
+            for e in events.iter().take(n) {
+                let (bits, data) = (e.events, e.u64);
+                out.extend(Token::unpack(data).map(|t| (t, bits)));
+            }
+        }
+        let called = listeners.iter().zip(&self.tokens).filter(|(p, _)| p.revents != 0);
+        // The bits of poll and epoll are the same.
+        out.extend(called.map(|(p, t)| (*t, u32::from(p.revents as u16))));
         Ok(())
     }
 
-    fn wait_raw(&self, timeout_ns: Option<u64>, events: &mut [libc::epoll_event]) -> io::Result<usize> {
+    fn ppoll(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
         let ts = timeout_ns.map(|ns| libc::timespec {
             tv_sec: (ns / 1_000_000_000) as libc::time_t,
             tv_nsec: (ns % 1_000_000_000) as libc::c_long,
         });
         let tsp = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the event array is valid for its length, the timespec is null or valid, no signal mask is given.
+        let n = self.polled.len() as libc::nfds_t;
+        // SAFETY: the array is valid for its length, the timespec is null or valid, no signal mask is given.
+        let r = unsafe { libc::ppoll(self.polled.as_mut_ptr(), n, tsp, std::ptr::null()) };
+        cvt(r.into()).map(drop)
+    }
+
+    /// The events that are there.
+    fn take(&self, events: &mut [libc::epoll_event]) -> io::Result<usize> {
+        // SAFETY: the event array is valid for its length.
         let r = unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                self.ep.as_raw_fd(),
-                events.as_mut_ptr(),
-                events.len(),
-                tsp,
-                std::ptr::null::<libc::sigset_t>(),
-                0usize,
-            )
+            libc::epoll_wait(self.ep.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, 0)
         };
-        cvt(r).map(|n| n as usize)
+        match cvt(r.into()) {
+            Ok(n) => Ok(n as usize),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(e) => Err(e),
+        }
     }
 }
 

@@ -138,9 +138,7 @@ impl Supervisor {
         seccomp::set_sync_wake(fd.as_fd());
         let free = self.listeners.iter().position(Option::is_none);
         let index = free.unwrap_or(self.listeners.len());
-        self.poller
-            .add(fd.as_fd(), Token::Listener(index as u32), bits::IN)
-            .map_err(HostError::step("epoll"))?;
+        self.poller.add_listener(fd.as_fd(), Token::Listener(index as u32));
         match self.listeners.get_mut(index) {
             Some(slot) => *slot = Some(fd),
             None => self.listeners.push(Some(fd)),
@@ -169,21 +167,13 @@ impl Supervisor {
         events.clear();
         self.poller.wait(wait, &mut events).map_err(HostError::step("epoll_wait"))?;
         self.tick();
-        // Data before calls: what a program wrote happened before the call it makes now.
-        let mut calls = 0usize;
+        // Data before calls, as the poller sorts them: what a program wrote happened before the call it makes now.
         for (token, ev) in &events {
             match *token {
                 Token::Object(index, generation) => self.object_event(Key { index, generation }, *ev),
                 Token::Namespaces => self.namespaces_ended(),
-                Token::Listener(_) => calls += 1,
+                Token::Listener(i) => self.listener_event(i, *ev),
                 other => out.push((other, *ev)),
-            }
-        }
-        if calls > 0 {
-            for (token, ev) in &events {
-                if let Token::Listener(i) = *token {
-                    self.listener_event(i, *ev);
-                }
             }
         }
         self.events = events;
@@ -264,7 +254,8 @@ impl Supervisor {
             && let Some(Some(fd)) = self.listeners.get_mut(index as usize).map(Option::take)
         {
             // Nobody uses the filter any more.
-            self.poller.remove(fd.as_fd());
+            self.poller.remove_listener(Token::Listener(index));
+            drop(fd);
         }
     }
 

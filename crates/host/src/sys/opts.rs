@@ -1,7 +1,7 @@
 //! getsockopt and setsockopt.
 
 use ferronet_core::Errno;
-use ferronet_linux::SockId;
+use ferronet_linux::{Caller, Kernel, SockId};
 
 use ferronet_linux::socket::tpacket;
 
@@ -36,7 +36,10 @@ pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock:
             Err(e) => return Answer::Err(e),
         };
     }
-    let r = match s.with_caller(tid, |k, c| k.setsockopt(c, sock, (level, name), &val)) {
+    // TCP's own options need no rights.
+    let free = level == libc::IPPROTO_TCP;
+    let set = |k: &mut Kernel, c: &mut Caller<'_>| k.setsockopt(c, sock, (level, name), &val);
+    let r = match if free { s.with_sock_caller(tid, set) } else { s.with_caller(tid, set) } {
         Ok(r) => r,
         Err(e) => return Answer::Err(e),
     };
