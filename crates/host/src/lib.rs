@@ -6,6 +6,7 @@
 //! that read, write, poll, epoll, sendfile, dup and fork work natively on real descriptors.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod awake;
 mod bpf;
 mod bufs;
 mod connect;

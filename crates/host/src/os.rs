@@ -28,6 +28,40 @@ pub(crate) fn monotonic_ns() -> u64 {
     (t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64)
 }
 
+/// The processor this thread runs on.
+pub(crate) fn current_cpu() -> i32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::sched_getcpu() }
+}
+
+/// The processor a thread runs on or ran on last: field 39 of /proc/TID/stat.
+pub(crate) fn processor_of(tid: u32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may hold anything.
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+/// Makes this thread give way to all others (SCHED_IDLE); false when that is refused.
+pub(crate) fn schedule_idle() -> bool {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `param` is valid for the call; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) == 0 }
+}
+
+/// Binds this thread to one processor; false when that is refused.
+pub(crate) fn run_on(cpu: i32) -> bool {
+    let Ok(cpu) = usize::try_from(cpu) else { return false };
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return false;
+    }
+    // SAFETY: a set of processors is plain bits, `cpu` is within it, and it lives across the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0
+    }
+}
+
 /// A pair of connected AF_UNIX sockets, close-on-exec; `ty` is SOCK_STREAM or SOCK_SEQPACKET, or'ed with SOCK_NONBLOCK. We
 /// never rely on O_NONBLOCK ourselves (every call says MSG_DONTWAIT), so it is the program's business alone.
 pub(crate) fn socketpair(ty: i32) -> io::Result<(OwnedFd, OwnedFd)> {

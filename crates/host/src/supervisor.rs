@@ -7,6 +7,7 @@ use ferronet_core::Instant;
 use ferronet_core::{Errno, NsId};
 use ferronet_linux::{Caller, Kernel, NsRef, Ready, SockId};
 
+use crate::awake::Awake;
 use crate::error::{HostError, Result};
 use crate::nswatch::NsWatch;
 use crate::obj::{Body, Key, Object, Objects};
@@ -87,6 +88,7 @@ pub(crate) struct Supervisor {
     pub(crate) first_ns: NsId,
     /// Path prefix under which the supervisor sees the sandbox's files.
     pub(crate) root: String,
+    awake: Awake,
     events: Vec<(Token, u32)>,
     ready: Vec<(SockId, Ready)>,
     pub(crate) bufs: crate::bufs::Bufs,
@@ -125,6 +127,7 @@ impl Supervisor {
             now_ns: os::monotonic_ns(),
             first_ns,
             root: format!("/proc/{init_pid}/root"),
+            awake: Awake::new(),
             events: Vec::new(),
             ready: Vec::new(),
             bufs: crate::bufs::Bufs::default(),
@@ -165,8 +168,10 @@ impl Supervisor {
         let wait = self.wait_time(max_wait_ns);
         let mut events = std::mem::take(&mut self.events);
         events.clear();
+        let before = os::monotonic_ns();
         self.poller.wait(wait, &mut events).map_err(HostError::step("epoll_wait"))?;
         self.tick();
+        self.awake.turned(before, self.now_ns);
         // Data before calls, as the poller sorts them: what a program wrote happened before the call it makes now.
         for (token, ev) in &events {
             match *token {
@@ -245,6 +250,7 @@ impl Supervisor {
             };
             match got {
                 Ok(Some(n)) => {
+                    self.awake.called(n.tid);
                     self.serve(Call { n, listener: index, parked: None, deadline: None, expired: false })
                 }
                 Ok(None) => {}
