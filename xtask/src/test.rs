@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("arping", "iputils-arping"),
     ("ping", "iputils-ping"),
     ("tracepath", "iputils-tracepath"),
+    ("traceroute", "traceroute"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),

@@ -343,6 +343,43 @@ fn everyday_programs() -> Lab {
     Lab { name, needs, programs, files: f, check }
 }
 
+/// traceroute(8) through a router, by UDP, ICMP and TCP: each hop answers each of its three probes.
+/// The link has a delay, as traceroute gives up on a probe after three round trips of its neighbours.
+fn traceroute_through_a_router() -> Lab {
+    let name = "traceroute_through_a_router";
+    let programs = "[[namespace]]\nname = \"near\"\naddresses = { e = [\"10.1.0.2/24\", \"fd01::2/64\"] }\n\
+         routes = [\"default via 10.1.0.1\", \"default via fd01::1\"]\n\
+         [[namespace]]\nname = \"router\"\naddresses = { a = [\"10.1.0.1/24\", \"fd01::1/64\"], \
+         b = [\"10.2.0.1/24\", \"fd02::1/64\"] }\n\
+         sysctls = { \"net.ipv4.ip_forward\" = 1, \"net.ipv6.conf.all.forwarding\" = 1, \
+         \"net.ipv4.icmp_ratelimit\" = 0, \"net.ipv6.icmp.ratelimit\" = 0 }\n\
+         [[namespace]]\nname = \"far\"\naddresses = { e = [\"10.2.0.2/24\", \"fd02::2/64\"] }\n\
+         routes = [\"default via 10.2.0.1\", \"default via fd02::1\"]\n\
+         sysctls = { \"net.ipv4.icmp_ratelimit\" = 0, \"net.ipv6.icmp.ratelimit\" = 0 }\n\
+         [[link]]\nends = [\"near:e\", \"router:a\"]\ndelay = \"3ms\"\n[[link]]\nends = [\"router:b\", \"far:e\"]\n\
+         [[program]]\nname = \"trace\"\nns = \"near\"\ncmd = [\"sh\", \"-c\", '''\n\
+         hops() { traceroute -n \"$@\" | awk -v how=\"$*\" 'NR > 1 { lost += gsub(/\\*/, \"\"); way = way \" \" $2 } \
+         END { print \"way\", how way, 0 + lost }'; }\n\
+         hops 10.2.0.2; hops -I 10.2.0.2; hops -T 10.2.0.2; hops -6 fd02::2; hops -6 -I fd02::2\n\
+         tracepath -n 10.2.0.2 | grep -q 'hops 2 back 2' && echo back\n''']\n"
+        .to_owned();
+    fn check(e: &Ended) {
+        for (how, far) in [
+            ("", "10.2.0.2"),
+            ("-I ", "10.2.0.2"),
+            ("-T ", "10.2.0.2"),
+            ("-6 ", "fd02::2"),
+            ("-6 -I ", "fd02::2"),
+        ] {
+            let router = if far.contains(':') { "fd01::1" } else { "10.1.0.1" };
+            let want = format!("way {how}{far} {router} {far} 0\n");
+            assert!(e.out.contains(&want), "{want}: {}", e.out);
+        }
+        assert!(e.out.contains("back\n"), "{}", e.out);
+    }
+    Lab { name, needs: &["traceroute", "tracepath", "awk"], programs, files: Files::new(name), check }
+}
+
 /// A test of one lab, played by whoever runs the tests.
 macro_rules! plays {
     ($($name:ident $lab:expr;)*) => { $(
@@ -368,6 +405,7 @@ mod me {
         redis_and_its_benchmark super::redis_and_its_benchmark();
         ping_and_our_own_tools super::ping_and_our_own_tools();
         everyday_programs super::everyday_programs();
+        traceroute_through_a_router super::traceroute_through_a_router();
     }
 }
 

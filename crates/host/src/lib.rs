@@ -21,6 +21,7 @@ mod mounts;
 mod nswatch;
 mod obj;
 mod os;
+mod pollerr;
 mod poller;
 mod queues;
 mod ring;

@@ -114,6 +114,14 @@ impl Supervisor {
         };
         self.kernel.set_inode(new, os::inode(theirs.as_fd()));
         let cookie = os::cookie(theirs.as_fd()).unwrap_or(0);
+        if self.kernel.oob_inline(new) {
+            let _ = os::setsockopt_raw(
+                theirs.as_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_OOBINLINE,
+                &1i32.to_ne_bytes(),
+            );
+        }
         let cloexec = flags & libc::SOCK_CLOEXEC != 0;
         let Some(listener) = self.listener(call.listener) else { return Answer::Done };
         match seccomp::inject(listener, call.n.id, theirs.as_fd(), Slot::Lowest, cloexec) {
@@ -124,7 +132,7 @@ impl Supervisor {
                     cookie,
                     owner: (call.n.tid, fd),
                     waiters: Vec::new(),
-                    interest: bits::IN,
+                    interest: bits::IN | bits::PRI,
                     body: Body::Stream(new, Stream::new(Phase::Open)),
                 });
                 // What arrived with or before accept() is readable at once.

@@ -35,6 +35,12 @@ pub(crate) struct Stream {
     pub(crate) phase: Phase,
     /// Read from the program, not yet taken by the stack.
     pub(crate) out: Option<Bytes>,
+    /// What `out` holds is the urgent byte.
+    pub(crate) out_urgent: bool,
+    /// The program wrote with MSG_OOB: look for the mark when reading from it.
+    pub(crate) oob_out: bool,
+    /// The stack may have an urgent byte.
+    pub(crate) oob_in: bool,
     /// Our end is full: wait until the program reads.
     pub(crate) in_blocked: bool,
     /// The stack's end of file was passed on to the program.
@@ -72,6 +78,8 @@ pub(crate) struct Message {
     pub(crate) stash: Option<Received>,
     /// Duplicated to a number the filter does not see: bytes flow natively.
     pub(crate) native: bool,
+    /// The program's end says POLLERR; our end is the other end of what lies in its queue (`pollerr.rs`).
+    pub(crate) raised: bool,
 }
 
 /// A file of /proc/sys/net opened for writing.
@@ -122,6 +130,9 @@ impl Stream {
         Self {
             phase,
             out: None,
+            out_urgent: false,
+            oob_out: false,
+            oob_in: true,
             in_blocked: false,
             in_eof: false,
             shut_wr: false,

@@ -139,6 +139,21 @@ pub(crate) fn send(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     cvt(r as libc::c_long).map(|n| n as usize)
 }
 
+/// send(2) of one byte with MSG_OOB, which never blocks.
+pub(crate) fn send_oob(fd: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one byte is read.
+    cvt(unsafe { libc::send(fd.as_raw_fd(), std::ptr::from_ref(&byte).cast(), 1, flags) } as libc::c_long)
+        .map(drop)
+}
+
+/// Does poll(2) say POLLPRI now?
+pub(crate) fn has_oob(fd: BorrowedFd<'_>) -> bool {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+    // SAFETY: one valid structure; it does not wait.
+    unsafe { libc::poll(&mut p, 1, 0) == 1 && p.revents & libc::POLLPRI != 0 }
+}
+
 /// recv(2) that never blocks, into uninitialised space; returns the number of bytes written.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `buf`; the kernel only writes.

@@ -64,6 +64,7 @@ impl Token {
 /// Event bits of epoll(7) as we use them.
 pub(crate) mod bits {
     pub(crate) const IN: u32 = libc::EPOLLIN as u32;
+    pub(crate) const PRI: u32 = libc::EPOLLPRI as u32;
     pub(crate) const OUT: u32 = libc::EPOLLOUT as u32;
     pub(crate) const ERR: u32 = libc::EPOLLERR as u32;
     pub(crate) const HUP: u32 = libc::EPOLLHUP as u32;

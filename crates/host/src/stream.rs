@@ -1,15 +1,18 @@
 //! TCP sockets: pumping bytes between the program's socket pair and the stack, with back pressure both ways.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ferronet_core::Errno;
 use ferronet_linux::{Ready, SockId};
 
-use crate::obj::{Key, Phase};
+use crate::obj::{Key, Phase, Stream};
 use crate::os;
 use crate::poller::bits;
+use crate::queues::ioctl_int;
 use crate::supervisor::Supervisor;
 
+/// ioctl(2): does the next read begin at the urgent byte?
+const SIOCATMARK: libc::c_ulong = 0x8905;
 /// Reads per turn before other work gets its chance.
 const BUDGET: usize = 16;
 /// Most bytes moved to the program per step.
@@ -21,11 +24,41 @@ const SHORT: usize = 16 * 1024;
 /// A read this large means that the program fills its send buffer.
 const BULK: usize = 64 * 1024;
 
+/// From now on the mark is looked for; urgent bytes are read in their place.
+fn expect_oob(st: &mut Stream, mine: Option<&OwnedFd>) {
+    if let (false, Some(mine)) = (st.oob_out, mine) {
+        st.oob_out =
+            os::setsockopt_raw(mine.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, &1i32.to_ne_bytes())
+                .is_ok();
+    }
+}
+
+/// One read of what the program wrote; the urgent byte comes alone.
+fn read_program(
+    bufs: &mut crate::bufs::Bufs,
+    st: &Stream,
+    mine: &OwnedFd,
+    urgent: &mut bool,
+) -> std::io::Result<bytes::Bytes> {
+    let fd = mine.as_fd();
+    // The mark stays when its byte was read; POLLPRI does not.
+    *urgent = st.oob_out && os::has_oob(fd) && ioctl_int(fd, SIOCATMARK) != 0;
+    if !*urgent {
+        return bufs.read(fd);
+    }
+    let mut byte = [0];
+    let n = os::recv_bytes(fd, &mut byte)?;
+    Ok(bytes::Bytes::copy_from_slice(byte.get(..n).unwrap_or_default()))
+}
+
 impl Supervisor {
     /// Something happened at our end of a stream.
     pub(crate) fn stream_event(&mut self, key: Key, ev: u32) {
         let hup = ev & bits::HUP != 0 && self.program_closed(key);
-        let Some((_, st, _)) = self.objects.stream(key) else { return };
+        let Some((_, st, mine)) = self.objects.stream(key) else { return };
+        if ev & bits::PRI != 0 {
+            expect_oob(st, mine.as_ref());
+        }
         if hup {
             st.closing = true;
             if ev & bits::ERR != 0 {
@@ -57,7 +90,8 @@ impl Supervisor {
             Phase::Connecting { .. } => self.connect_event(key, r),
             Phase::Listening { .. } => self.listener_ready(key, r),
             Phase::Open => {
-                if r.intersects(Ready::IN | Ready::HUP | Ready::RDHUP | Ready::ERR) {
+                st.oob_in |= r.contains(Ready::PRI);
+                if r.intersects(Ready::IN | Ready::HUP | Ready::RDHUP | Ready::ERR | Ready::PRI) {
                     self.pump_in(key);
                 }
                 if r.intersects(Ready::OUT | Ready::ERR | Ready::HUP) {
@@ -90,9 +124,10 @@ impl Supervisor {
                 }
                 Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Dead => return,
             }
+            let mut urgent = std::mem::take(&mut st.out_urgent);
             let data = match st.out.take() {
                 Some(d) => d,
-                None => match self.bufs.read(mine.as_fd()) {
+                None => match read_program(&mut self.bufs, st, mine, &mut urgent) {
                     Ok(d) if d.is_empty() && st.wr_closed && !st.closing => {
                         st.wr_eof = true;
                         self.out_drained(key);
@@ -122,12 +157,18 @@ impl Supervisor {
                 st.bulk = true;
                 self.enlarge(key, None);
             }
-            if !self.out_send(key, sock, data) {
+            if !self.out_send(key, sock, data, urgent) {
                 return;
             }
             // A short read took all there was; epoll says when there is more.
             if len < SHORT && self.objects.stream(key).is_some_and(|(_, st, _)| !st.shut_wr && !st.closing) {
                 break;
+            }
+            if len >= SHORT
+                && let Some((_, st, Some(mine))) = self.objects.stream(key)
+                && os::has_oob(mine.as_fd())
+            {
+                expect_oob(st, Some(mine));
             }
         }
         // The rest later: our end is still readable.
@@ -135,9 +176,14 @@ impl Supervisor {
     }
 
     /// Hands `data` to the stack; false when the pump has to stop.
-    fn out_send(&mut self, key: Key, sock: SockId, data: bytes::Bytes) -> bool {
+    fn out_send(&mut self, key: Key, sock: SockId, data: bytes::Bytes, urgent: bool) -> bool {
         let len = data.len();
-        let rest = match self.kernel.stream_send(sock, data.clone()) {
+        let sent = if urgent {
+            self.kernel.stream_send_urgent(sock, data.clone())
+        } else {
+            self.kernel.stream_send(sock, data.clone())
+        };
+        let rest = match sent {
             Ok(n) if n >= len => return true,
             Ok(n) => data.slice(n..),
             Err(Errno::EAGAIN) => data,
@@ -148,6 +194,7 @@ impl Supervisor {
         };
         let Some((_, st, _)) = self.objects.stream(key) else { return false };
         st.out = Some(rest);
+        st.out_urgent = urgent;
         self.refresh(key);
         false
     }
@@ -208,6 +255,20 @@ impl Supervisor {
             }
             let Some(mine) = mine else { return };
             let fd = mine.as_fd();
+            if st.oob_in
+                && let Some(byte) = self.kernel.stream_urgent(sock)
+            {
+                match os::send_oob(fd, byte) {
+                    Ok(()) => self.kernel.stream_pass_urgent(sock),
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                        st.in_blocked = true;
+                        break;
+                    }
+                    // A kernel without CONFIG_AF_UNIX_OOB: the byte is lost to the stream, as Linux takes it out, too.
+                    Err(_) => self.kernel.stream_pass_urgent(sock),
+                }
+                continue;
+            }
             let (mut blocked, mut broken, mut asked) = (false, false, false);
             let r = self.kernel.stream_recv(sock, CHUNK, &mut |slices| {
                 asked = true;
@@ -238,7 +299,10 @@ impl Supervisor {
                     break;
                 }
                 Ok(_) => {}
-                Err(Errno::EAGAIN) => break,
+                Err(Errno::EAGAIN) => {
+                    st.oob_in = st.oob_in && self.kernel.poll(sock).contains(Ready::PRI);
+                    break;
+                }
                 Err(e) => {
                     self.stream_fail(key, e);
                     return;
@@ -259,7 +323,7 @@ impl Supervisor {
             // Readable for ever; only the program's close is news.
             want |= bits::ET;
         } else if st.out.is_none() {
-            want |= bits::IN;
+            want |= bits::IN | bits::PRI;
         } else {
             // Edge-triggered, or a hang-up that cannot be served yet would spin.
             want |= bits::ET;

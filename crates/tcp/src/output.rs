@@ -150,9 +150,13 @@ impl Tcb {
                 }
             }
         }
-        if self.snd.up > seq && self.snd.up <= seq + 65535 {
-            t.flags |= TcpFlags::URG;
-            t.urg = (self.snd.up - seq) as u16;
+        if self.urg_mode() && self.snd.up > seq {
+            // tcp_transmit_skb: a mark further ahead than the pointer reaches is told when all before it is out.
+            match u16::try_from(self.snd.up - seq) {
+                Ok(urg) => (t.flags, t.urg) = (t.flags | TcpFlags::URG, urg),
+                Err(_) if seq + 0xffff > self.snd.nxt => (t.flags, t.urg) = (t.flags | TcpFlags::URG, 0xffff),
+                Err(_) => {}
+            }
         }
         self.stats.segs_out = self.stats.segs_out.wrapping_add(t.segs());
         self.ack_sent();
@@ -167,7 +171,8 @@ impl Tcb {
     /// Nagle (RFC 9293 §3.7.4) with Minshall's change: hold a partial segment only while a smaller one is
     /// unacknowledged. `TCP_CORK` and `MSG_MORE` hold it always.
     fn nagle_holds(&self) -> bool {
-        if self.snd.fin {
+        // tcp_nagle_test: neither the FIN nor urgent data waits.
+        if self.snd.fin || self.urg_mode() {
             return false;
         }
         if self.opts.cork || self.snd.more {
@@ -204,7 +209,8 @@ impl Tcb {
         if avail.min(mss32).max(1) > room {
             return None;
         }
-        let max_segs = self.tso_segs(cx, mss32);
+        // Each segment has an urgent pointer of its own.
+        let max_segs = if self.urg_mode() { 1 } else { self.tso_segs(cx, mss32) };
         let limit = quota.min(max_segs).saturating_mul(mss32).min(room);
         let mut len = avail.min(limit);
         let part = len % mss32;

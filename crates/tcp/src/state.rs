@@ -190,8 +190,9 @@ pub(crate) struct Rcv {
     pub(crate) dsack: Option<(u64, u64)>,
     pub(crate) ts_recent: u32,
     pub(crate) ts_recent_at: Instant,
-    /// Position after the urgent byte; 0 for none.
+    /// Position of the urgent byte, if there is one.
     pub(crate) up: u64,
+    pub(crate) urg: crate::rcv::urg::Urg,
     /// Receiver's RTT estimate times 8, µs, and its running measurement.
     pub(crate) rtt8_us: u32,
     pub(crate) rtt_seq: u64,

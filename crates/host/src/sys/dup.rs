@@ -43,6 +43,10 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
 
 /// From now on bytes flow through the pair: names and control data are lost.
 fn go_native(s: &mut Supervisor, o: &Ours) {
+    // What lies in the queue of a pair that says POLLERR tells us when it is closed.
+    if s.objects.message(o.key).is_none_or(|(_, m, _)| m.raised) {
+        return;
+    }
     if let Some(theirs) = o.theirs(s) {
         let mut sink = [0u8; 8];
         while os::recv_bytes(theirs, &mut sink).is_ok_and(|n| n > 0) {}

@@ -11,6 +11,7 @@ use crate::queues::ioctl_int;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::ours;
 
+const SIOCATMARK: u32 = 0x8905;
 const SIOCGIFCONF: u32 = 0x8912;
 const SIOCETHTOOL: u32 = 0x8946;
 /// Answers larger than this are not asked for (SIOCGIFCONF of 1,600 interfaces).
@@ -31,7 +32,8 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call) -> Answer {
         None if is_device(cmd) && is_socket(s, call) => (None, None, false),
         None => return Answer::Continue,
     };
-    if stream && cmd == libc::FIONREAD as u32 {
+    // The pair has the bytes and the urgent mark.
+    if stream && (cmd == libc::FIONREAD as u32 || cmd == SIOCATMARK) {
         return Answer::Continue;
     }
     if cmd == SIOCGIFCONF {

@@ -87,6 +87,7 @@ fn receive(
         Ok(r) => Ok(r),
         Err(Errno::EAGAIN) => {
             s.settle_message(o);
+            s.lower_pollerr(call, o);
             if req.flags & libc::MSG_ERRQUEUE == 0 && may_block(s, call, o, req.flags) {
                 Err(Answer::Park(o.key, s.timeout_of(sock, libc::SO_RCVTIMEO)))
             } else {
@@ -95,6 +96,7 @@ fn receive(
         }
         Err(e) => {
             s.settle_message(o);
+            s.lower_pollerr(call, o);
             Err(e.into())
         }
     }
@@ -116,6 +118,7 @@ fn finish(
     }
     // Before the answer: the program may poll at once.
     s.settle_message(o);
+    s.lower_pollerr(call, o);
     let sent = s.listener(call.listener).is_some_and(|l| seccomp::answer(l, call.n.id, n as i64));
     if !sent
         && flags & libc::MSG_PEEK == 0
@@ -299,7 +302,7 @@ impl Supervisor {
 
     /// One more token if there is something to receive.
     pub(crate) fn add_message_token(&mut self, key: Key) {
-        if !self.readable(key) {
+        if !self.readable(key) || self.raise_pollerr(key) {
             return;
         }
         let Some((_, m, Some(mine))) = self.objects.message(key) else { return };

@@ -84,6 +84,7 @@ pub(crate) fn recv(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> A
         }
     }
     s.settle_message(o);
+    s.lower_pollerr(call, o);
     Answer::Ret(done as i64)
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn set(s: &mut Supervisor, call: &Call, o: &Ours, stream: bool, sock:
     {
         return Answer::Err(e);
     }
-    let native = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT];
+    let native = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT, libc::SO_OOBINLINE];
     // Reads and writes of streams run natively on the pair; these options must hold there.
     if stream
         && level == libc::SOL_SOCKET

@@ -42,8 +42,9 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
         let native = matches!(slot, Slot::Lowest);
         Body::Message(sock, Message { native, ..Message::default() })
     };
+    let interest = if stream { bits::IN | bits::PRI } else { bits::IN };
     let object =
-        Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest: bits::IN, body };
+        Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest, body };
     inject(s, call, object, theirs.as_fd(), slot, flags & libc::SOCK_CLOEXEC != 0)
 }
 

@@ -211,6 +211,20 @@ fn timespec(ns: u64, unit: u64) -> [u8; 16] {
 
 /// What every socket may ask for (`sock_recv_cmsgs`): timestamps, drops, mark, priority. `stamp`: arrival, wall clock.
 pub(super) fn sock_recv(w: &mut Writer, c: &SockCommon, p: &Packet, stamp: u64, drops: u32) {
+    timestamps(w, c, stamp);
+    if c.flags.contains(SockFlags::RXQ_OVFL) && drops > 0 {
+        w.put(SOL_SOCKET, 40, &drops.to_ne_bytes());
+    }
+    if c.flags.contains(SockFlags::RCVMARK) {
+        w.put(SOL_SOCKET, 36, &p.meta().mark.to_ne_bytes());
+    }
+    if c.flags.contains(SockFlags::RCVPRIORITY) {
+        w.put(SOL_SOCKET, 12, &p.meta().priority.to_ne_bytes());
+    }
+}
+
+/// `sock_recv_timestamp`. `stamp`: arrival, wall clock nanoseconds.
+fn timestamps(w: &mut Writer, c: &SockCommon, stamp: u64) {
     let new = c.flags.contains(SockFlags::TSTAMP_NEW);
     if c.flags.contains(SockFlags::TIMESTAMPNS) {
         w.put(SOL_SOCKET, if new { 64 } else { 35 }, &timespec(stamp, 1));
@@ -221,15 +235,6 @@ pub(super) fn sock_recv(w: &mut Writer, c: &SockCommon, p: &Packet, stamp: u64, 
         let mut b = [0; 48];
         b[..16].copy_from_slice(&timespec(stamp, 1));
         w.put(SOL_SOCKET, if new { 65 } else { 37 }, &b);
-    }
-    if c.flags.contains(SockFlags::RXQ_OVFL) && drops > 0 {
-        w.put(SOL_SOCKET, 40, &drops.to_ne_bytes());
-    }
-    if c.flags.contains(SockFlags::RCVMARK) {
-        w.put(SOL_SOCKET, 36, &p.meta().mark.to_ne_bytes());
-    }
-    if c.flags.contains(SockFlags::RCVPRIORITY) {
-        w.put(SOL_SOCKET, 12, &p.meta().priority.to_ne_bytes());
     }
 }
 
@@ -299,7 +304,38 @@ fn pktinfo6(w: &mut Writer, a: Ipv6Addr, dev: IfIndex) {
 }
 
 /// An entry of the error queue (`ip_recv_error`, `ipv6_recv_error`): `struct sock_extended_err` and the offender.
-pub(super) fn error(w: &mut Writer, family: i32, e: &SockErr) {
+/// in front of it what the socket asks to know of each packet, here of the ICMP message.
+pub(super) fn error(w: &mut Writer, c: &SockCommon, e: &SockErr) {
+    timestamps(w, c, e.stamp);
+    match e.to {
+        _ if e.origin == origin::LOCAL => {}
+        IpAddr::V4(to) => {
+            if c.flags.contains(SockFlags::PKTINFO) {
+                let mut b = [0; 12];
+                b[..4].copy_from_slice(&e.dev.0.to_ne_bytes());
+                b[8..].copy_from_slice(&to.octets());
+                w.put(SOL_IP, 8, &b);
+            }
+            if c.flags.contains(SockFlags::RECVTTL) {
+                w.int(SOL_IP, 2, i32::from(e.ttl));
+            }
+            if c.flags.contains(SockFlags::RECVTOS) {
+                w.put(SOL_IP, 1, &[e.tos]);
+            }
+        }
+        IpAddr::V6(to) => {
+            if c.flags.contains(SockFlags::PKTINFO6) {
+                pktinfo6(w, to, e.dev);
+            }
+            if c.flags.contains(SockFlags::RECVHOPLIMIT) {
+                w.int(SOL_IPV6, 52, i32::from(e.ttl));
+            }
+            if c.flags.contains(SockFlags::RECVTCLASS) {
+                w.int(SOL_IPV6, 67, i32::from(e.tos));
+            }
+        }
+    }
+    let family = i32::from(c.family);
     let mut b = Vec::with_capacity(44);
     b.extend_from_slice(&u32::from(e.errno.0).to_ne_bytes());
     b.extend_from_slice(&[e.origin, e.icmp_type, e.code, 0]);

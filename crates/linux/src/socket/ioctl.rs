@@ -204,7 +204,7 @@ impl Kernel {
             (SIOCOUTQNSD, Proto::Tcp(_)) => int(tcp::opts::notsent(ns, key)),
             // What a message socket sends is with the device at once.
             (SIOCOUTQ, _) => int(0),
-            (SIOCATMARK, Proto::Tcp(_)) => int(0),
+            (SIOCATMARK, Proto::Tcp(_)) => int(u32::from(tcp::user::at_mark(ns, key))),
             // SIOCGSTAMP, SIOCGSTAMPNS and their 64-bit names.
             (0x8906 | 0x8907 | 0x8010_8906 | 0x8010_8907, _) => {
                 let stamp = x.common.opts.as_ref().map_or(0, |o| o.stamp);

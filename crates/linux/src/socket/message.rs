@@ -395,7 +395,7 @@ fn recv_error(ns: &mut Namespace, key: SockKey, family: i32, r: RecvReq) -> Resu
     let next = q.front().map(|n| n.errno);
     c.err = next;
     let mut w = cmsg::Writer::new(r.control_len);
-    cmsg::error(&mut w, family, &e);
+    cmsg::error(&mut w, c, &e);
     let (control, flags) = w.finish();
     let mut data = e.data;
     let len = data.len();

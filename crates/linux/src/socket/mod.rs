@@ -14,6 +14,7 @@ use bytes::Bytes;
 use ferronet_core::Errno;
 use ferronet_stack::sock::{self, SockFlags, SockKey, ports};
 use ferronet_stack::{Namespace, tcp};
+use tcp::user::SendHow;
 use slotmap::Key;
 
 use crate::netlink::{self, NetlinkSock};
@@ -212,6 +213,7 @@ impl Kernel {
     /// # Errors
     /// `EAGAIN` when there is no room; as sendmsg(2).
     pub fn sendmsg(&mut self, c: &mut Caller<'_>, s: SockId, m: SendMsg<'_>) -> Result<usize, Errno> {
+        const MSG_OOB: i32 = 1;
         const MSG_MORE: i32 = 0x8000;
         if self.is_netlink(s) {
             return netlink::sendmsg(self, c, s, &m);
@@ -219,9 +221,13 @@ impl Kernel {
         if !self.is_tcp(s) {
             return self.send_message(c, s, m);
         }
-        let more = m.flags & MSG_MORE != 0;
+        let how = match m.flags {
+            f if f & MSG_OOB != 0 => SendHow::Urgent,
+            f if f & MSG_MORE != 0 => SendHow::More,
+            _ => SendHow::Plain,
+        };
         let (ns, key) = self.inet(s)?;
-        tcp::user::send(ns, key, m.data, more)
+        tcp::user::send(ns, key, m.data, how)
     }
 
     /// `recvmsg(2)`.
@@ -229,6 +235,7 @@ impl Kernel {
     /// # Errors
     /// `EAGAIN` when there is nothing; as recvmsg(2).
     pub fn recvmsg(&mut self, s: SockId, r: RecvReq) -> Result<Received, Errno> {
+        const MSG_OOB: i32 = 1;
         const MSG_PEEK: i32 = 2;
         if self.is_netlink(s) {
             return netlink::recvmsg(self, s, r);
@@ -239,6 +246,10 @@ impl Kernel {
         let (ns, key) = self.inet(s)?;
         let mut data = Vec::new();
         let peek = r.flags & MSG_PEEK != 0;
+        if r.flags & MSG_OOB != 0 {
+            let data: Vec<u8> = tcp::user::recv_urgent(ns, key, peek)?.into_iter().take(r.len).collect();
+            return Ok(Received { len: data.len(), data, flags: MSG_OOB, ..Received::default() });
+        }
         let n = tcp::user::recv(ns, key, r.len, &mut |slices| {
             data = slices.concat();
             if peek { 0 } else { data.len() }
@@ -255,7 +266,37 @@ impl Kernel {
     /// `EAGAIN`, `EPIPE`, a pending error.
     pub fn stream_send(&mut self, s: SockId, data: Bytes) -> Result<usize, Errno> {
         let (ns, key) = self.inet(s)?;
-        tcp::user::send(ns, key, data, false)
+        tcp::user::send(ns, key, data, SendHow::Plain)
+    }
+
+    /// As `stream_send`, with the last byte urgent.
+    ///
+    /// # Errors
+    /// As `stream_send`.
+    pub fn stream_send_urgent(&mut self, s: SockId, data: Bytes) -> Result<usize, Errno> {
+        let (ns, key) = self.inet(s)?;
+        tcp::user::send(ns, key, data, SendHow::Urgent)
+    }
+
+    /// `SO_OOBINLINE`.
+    #[must_use]
+    pub fn oob_inline(&self, s: SockId) -> bool {
+        let c = self.inet_ref(s).ok().and_then(|(ns, key)| ns.socks.common(key).ok());
+        c.is_some_and(|c| c.flags.contains(SockFlags::OOBINLINE))
+    }
+
+    /// The urgent byte of a stream when it is the next to read.
+    #[must_use]
+    pub fn stream_urgent(&self, s: SockId) -> Option<u8> {
+        let (ns, key) = self.inet_ref(s).ok()?;
+        tcp::user::urgent_next(ns, key)
+    }
+
+    /// That byte was passed on and leaves the stream.
+    pub fn stream_pass_urgent(&mut self, s: SockId) {
+        if let Ok((ns, key)) = self.inet(s) {
+            tcp::user::pass_urgent(ns, key);
+        }
     }
 
     /// Shows up to `max` bytes of a stream's receive queue to `f`, which says how many it took. `Ok(0)` without
@@ -347,6 +388,13 @@ impl Kernel {
         }
         let Ok((ns, key)) = self.inet_ref(s) else { return Ready::empty() };
         Ready::from_bits_truncate(sock::poll_bits(ns, key))
+    }
+
+    /// Does an error wait for `MSG_ERRQUEUE`?
+    #[must_use]
+    pub fn has_queued_error(&self, s: SockId) -> bool {
+        let c = self.inet_ref(s).ok().and_then(|(ns, key)| ns.socks.common(key).ok());
+        c.and_then(|c| c.opts.as_ref()).is_some_and(|o| !o.errq.is_empty())
     }
 
     /// The inode that was set.

@@ -342,6 +342,12 @@ pub struct IcmpError {
     pub mtu: u32,
     /// Device the error came in on.
     pub dev: IfIndex,
+    /// Where the error was sent to.
+    pub to: IpAddr,
+    /// Time to live (hop limit) the error arrived with.
+    pub ttl: u8,
+    /// Its type of service (traffic class).
+    pub tos: u8,
 }
 
 /// `icmp_err_convert`: errno and severity by unreachable code.
@@ -366,11 +372,11 @@ const UNREACH: [(Errno, bool); 16] = [
 
 /// An error about a packet of ours: learn, then tell the transport (`icmp_unreach`).
 fn icmp_unreach(ns: &mut Namespace, mut p: Packet, h: IcmpHdr) {
-    let from = Ipv4Hdr::view(p.network()).map(|i| i.saddr());
+    let outer = Ipv4Hdr::view(p.network()).copied();
     let want = (IcmpHdr::LEN + 60 + 20).min(p.len());
     let _ = p.may_pull(want);
     let quoted = p.data().get(IcmpHdr::LEN..).unwrap_or(&[]);
-    let (Some(from), Some(inner)) = (from, Ipv4Hdr::view(quoted).copied()) else {
+    let (Some(outer), Some(inner)) = (outer, Ipv4Hdr::view(quoted).copied()) else {
         ns.env.drop(p, DropReason::IcmpInvalid);
         return;
     };
@@ -390,7 +396,7 @@ fn icmp_unreach(ns: &mut Namespace, mut p: Packet, h: IcmpHdr) {
     let e = IcmpError {
         icmp_type: h.icmp_type,
         code: h.code,
-        from: IpAddr::V4(from),
+        from: IpAddr::V4(outer.saddr()),
         saddr: IpAddr::V4(inner.saddr()),
         daddr: IpAddr::V4(inner.daddr()),
         protocol: inner.protocol(),
@@ -398,6 +404,9 @@ fn icmp_unreach(ns: &mut Namespace, mut p: Packet, h: IcmpHdr) {
         fatal,
         mtu,
         dev: p.meta().dev,
+        to: IpAddr::V4(outer.daddr()),
+        ttl: outer.ttl(),
+        tos: outer.tos(),
     };
     let payload = quoted.get(inner.hdr_len()..).unwrap_or(&[]).to_vec();
     crate::sock::icmp_err(ns, &e, &payload);
@@ -457,6 +466,9 @@ pub fn host_unreachable(ns: &mut Namespace, mut p: Packet, r: DropReason) {
             fatal: false,
             mtu: 0,
             dev: p.meta().dev,
+            to: IpAddr::V4(ip.saddr()),
+            ttl: u8::try_from(ns.env.sysctl.get(Sysctl::IpDefaultTtl)).unwrap_or(64),
+            tos: 0xc0,
         };
         let payload = p.network().get(ip.hdr_len()..).unwrap_or(&[]).to_vec();
         crate::sock::icmp_err(ns, &e, &payload);

@@ -351,6 +351,9 @@ fn icmpv6_notify(ns: &mut Namespace, mut p: Packet, ip: &Ipv6Hdr, h: Icmp6Hdr) {
         fatal,
         mtu: if too_big { h.mtu() } else { 0 },
         dev: icmp6_iif(&p),
+        to: IpAddr::V6(ip.daddr()),
+        ttl: ip.hop_limit(),
+        tos: ip.tclass(),
     };
     crate::sock::icmp_err(ns, &e, &transport);
     ns.env.consume(p);

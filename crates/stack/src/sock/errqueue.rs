@@ -37,6 +37,14 @@ pub struct SockErr {
     pub dest: (IpAddr, u16),
     /// Device the error came in on.
     pub dev: IfIndex,
+    /// Where the ICMP error was sent to; the local end for a local error.
+    pub to: IpAddr,
+    /// Time to live (hop limit) the ICMP error arrived with; 0 for a local error.
+    pub ttl: u8,
+    /// Its type of service (traffic class).
+    pub tos: u8,
+    /// When it came, nanoseconds of the wall clock.
+    pub stamp: u64,
     /// Payload of the packet, as far as it was quoted.
     pub data: Vec<u8>,
 }
@@ -95,6 +103,7 @@ pub(crate) fn report(
     data: &[u8],
     always: bool,
 ) {
+    let stamp = ns.env.wall_offset + ns.env.now.0;
     let Ok(c) = ns.socks.common_mut(key) else { return };
     let v6 = e.daddr.is_ipv6();
     let recverr = c.flags.contains(if v6 { SockFlags::RECVERR6 } else { SockFlags::RECVERR });
@@ -108,6 +117,10 @@ pub(crate) fn report(
             offender: Some(e.from),
             dest,
             dev: e.dev,
+            to: e.to,
+            ttl: e.ttl,
+            tos: e.tos,
+            stamp,
             data: data.to_vec(),
         };
         c.rare().errq.push(entry);
@@ -120,6 +133,7 @@ pub(crate) fn report(
 
 /// A local error, such as a packet larger than the path MTU (`ip_local_error`).
 pub(crate) fn local_error(ns: &mut Namespace, key: SockKey, errno: Errno, info: u32, dest: (IpAddr, u16)) {
+    let stamp = ns.env.wall_offset + ns.env.now.0;
     let Ok(c) = ns.socks.common_mut(key) else { return };
     let v6 = dest.0.is_ipv6();
     if !c.flags.contains(if v6 { SockFlags::RECVERR6 } else { SockFlags::RECVERR }) {
@@ -134,6 +148,10 @@ pub(crate) fn local_error(ns: &mut Namespace, key: SockKey, errno: Errno, info: 
         offender: None,
         dest,
         dev: IfIndex::NONE,
+        to: dest.0,
+        ttl: 0,
+        tos: 0,
+        stamp,
         data: Vec::new(),
     };
     c.rare().errq.push(e);

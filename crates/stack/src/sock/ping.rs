@@ -141,6 +141,7 @@ pub fn sendmsg(
     let id = ports::autobind(ns, key)?;
     let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
     let to = xmit::To { protocol, ..xmit::portless_way(ns, key, &dest, m)? };
+    super::datagram::pending_error(ns, key)?;
     xmit::check_len(ns, key, &to, len, m)?;
     let mut p = ns.env.pool.from_slice(&data);
     let pseudo = match (to.saddr, to.daddr) {

@@ -291,6 +291,9 @@ fn send_hdrinc(
     if h.hdr_len() < Ipv4Hdr::LEN || h.hdr_len() > len {
         return Err(Errno::EINVAL);
     }
+    // sock_alloc_send_skb. What the kernel builds a header for (ip_append_data without a transport header) takes the packet
+    // from elsewhere and does not ask: traceroute relies on it.
+    super::datagram::pending_error(ns, key)?;
     let c = ns.socks.common(key)?;
     let (mark, priority) = (c.mark, c.priority);
     let id = ns.env.rng.next_u32() as u16;

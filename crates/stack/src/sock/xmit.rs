@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use ferronet_core::{Errno, Packet};
 
 use super::common::pmtudisc;
-use super::datagram::{ignore_df, output_dev, path_mtu, pending_error};
+use super::datagram::{ignore_df, output_dev, path_mtu};
 use super::{Proto, SockFlags, SockKey, errqueue};
 use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ipv4::output::{IpHeader, ip_queue_xmit};
@@ -49,8 +49,6 @@ pub(crate) fn portless_way(ns: &mut Namespace, key: SockKey, dest: &Dest, m: &Ms
     if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);
     }
-    pending_error(ns, key)?;
-    let c = ns.socks.common(key)?;
     let daddr = if dest.addr.is_unspecified() { saddr } else { dest.addr };
     let mtu = path_mtu(ns, c, &route, daddr);
     Ok(To { saddr, daddr, protocol: c.protocol, route, mtu })

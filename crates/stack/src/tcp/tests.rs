@@ -94,7 +94,7 @@ fn handshake_data_close_and_time_wait() {
     assert_eq!(user::poll_bits(t.server(), l), poll::IN);
     let s = user::accept(t.server(), l).unwrap();
     assert_eq!(user::accept(t.server(), l), Err(Errno::EAGAIN));
-    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), false), Ok(5));
+    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), user::SendHow::Plain), Ok(5));
     t.run();
     assert_eq!(take(t.server(), s), Ok(5));
     assert_eq!(take(t.server(), s), Err(Errno::EAGAIN));
@@ -150,7 +150,7 @@ fn a_full_syn_queue_answers_with_cookies() {
     assert_eq!(t.mib(b, Mib::TcpExtSyncookiesSent), 1);
     assert_eq!(t.mib(b, Mib::TcpExtSyncookiesRecv), 1);
     let s = user::accept(t.server(), l).unwrap();
-    assert_eq!(user::send(t.client(), c, Bytes::from(vec![3; 300_000]), false).map(|n| n > 0), Ok(true));
+    assert_eq!(user::send(t.client(), c, Bytes::from(vec![3; 300_000]), user::SendHow::Plain).map(|n| n > 0), Ok(true));
     t.run();
     assert!(take(t.server(), s).is_ok_and(|n| n > 0));
 }
@@ -165,7 +165,7 @@ fn a_megabyte_crosses_without_loss_or_copies_of_boxes() {
     let (mut sent, mut got) = (0usize, 0usize);
     while got < 4 << 20 {
         while sent < 4 << 20 {
-            match user::send(t.client(), c, data.clone(), false) {
+            match user::send(t.client(), c, data.clone(), user::SendHow::Plain) {
                 Ok(n) => sent += n,
                 Err(e) => {
                     assert_eq!(e, Errno::EAGAIN);
@@ -192,7 +192,7 @@ fn frames_come_before_timers() {
     let mut t = Two::new();
     t.listen(8);
     let c = t.connect();
-    assert_eq!(user::send(t.client(), c, Bytes::from(vec![0; 10_000]), false), Ok(10_000));
+    assert_eq!(user::send(t.client(), c, Bytes::from(vec![0; 10_000]), user::SendHow::Plain), Ok(10_000));
     let late = t.w.now() + Duration::from_millis(500);
     t.w.set_now(late);
     t.run();
@@ -240,7 +240,7 @@ fn a_deferred_listener_accepts_with_the_data() {
     let synacks = t.mib(t.b, Mib::TcpRetransSegs);
     t.pass(Duration::from_millis(1500));
     assert_eq!(t.mib(t.b, Mib::TcpRetransSegs), synacks, "it answered; it is not asked again yet");
-    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), false), Ok(5));
+    assert_eq!(user::send(t.client(), c, Bytes::from_static(b"hello"), user::SendHow::Plain), Ok(5));
     t.run();
     let s = user::accept(t.server(), l).unwrap();
     assert_eq!(take(t.server(), s), Ok(5));
@@ -255,13 +255,13 @@ fn data_for_a_reader_that_left_is_reset() {
     let s = user::accept(t.server(), l).unwrap();
     user::shutdown(t.client(), c, user::RCV_SHUTDOWN | user::SEND_SHUTDOWN).unwrap();
     t.run();
-    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), false), Ok(1));
+    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), user::SendHow::Plain), Ok(1));
     t.run();
     assert_eq!(user::take_error(t.client(), c), Some(Errno::ECONNRESET));
     assert_eq!(user::state(t.client(), c), Some(State::Close));
     // It was in CLOSE_WAIT.
     assert_eq!(user::take_error(t.server(), s), Some(Errno::EPIPE));
-    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), false), Err(Errno::EPIPE));
+    assert_eq!(user::send(t.server(), s, Bytes::from_static(b"x"), user::SendHow::Plain), Err(Errno::EPIPE));
 }
 
 /// After a refused attempt the socket is as new: no address, no port; the next attempt may succeed.

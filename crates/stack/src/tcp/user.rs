@@ -182,18 +182,37 @@ pub fn state(ns: &Namespace, key: SockKey) -> Option<State> {
     })
 }
 
+/// How data is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendHow {
+    /// Without flags.
+    Plain,
+    /// `MSG_MORE`: more follows soon.
+    More,
+    /// `MSG_OOB`: its last byte is urgent.
+    Urgent,
+}
+
 /// Queues data and sends what may be sent. Short when the send buffer fills up.
 ///
 /// # Errors
 /// `EAGAIN` without room, `EPIPE` after a shutdown, `ENOTCONN`, or the connection's error.
-pub fn send(ns: &mut Namespace, key: SockKey, data: Bytes, more: bool) -> Result<usize, Errno> {
+pub fn send(ns: &mut Namespace, key: SockKey, data: Bytes, how: SendHow) -> Result<usize, Errno> {
     ns.socks.tcp.refresh(&ns.env.sysctl);
     if matches!(state(ns, key), Some(State::Listen))
         || matches!(tcp_sock_mut(ns, key).map(|t| &t.kind), Some(TcpKind::Closed))
     {
         return Err(Errno::EPIPE);
     }
-    let r = with_tcb(ns, key, |t, cx| t.send(cx, data, more)).ok_or(Errno::EPIPE)?;
+    let more = how == SendHow::More;
+    let r = with_tcb(ns, key, |t, cx| {
+        let n = t.send(cx, data, more)?;
+        if how == SendHow::Urgent {
+            t.mark_urgent();
+        }
+        Ok(n)
+    })
+    .ok_or(Errno::EPIPE)?;
     tcp_push(ns, key);
     r
 }
@@ -215,6 +234,41 @@ pub fn recv(
         tcp_push(ns, key);
     }
     r
+}
+
+/// `MSG_OOB`: the urgent byte, left in place with `peek`; `None` when there will be none.
+///
+/// # Errors
+/// `EINVAL`, `EAGAIN`, `ENOTCONN`.
+pub fn recv_urgent(ns: &mut Namespace, key: SockKey, peek: bool) -> Result<Option<u8>, Errno> {
+    with_tcb(ns, key, |t, _| t.recv_urgent(peek)).ok_or(Errno::EINVAL)?
+}
+
+/// The connection of a socket, to look at.
+fn conn(ns: &Namespace, key: SockKey) -> Option<&Tcb> {
+    let crate::sock::Proto::Tcp(ts) = &ns.socks.socks.get(key)?.proto else { return None };
+    match &ts.kind {
+        TcpKind::Conn(t) => Some(t),
+        TcpKind::Closed | TcpKind::Listen(_) => None,
+    }
+}
+
+/// `SIOCATMARK`.
+#[must_use]
+pub fn at_mark(ns: &Namespace, key: SockKey) -> bool {
+    conn(ns, key).is_some_and(|t| t.at_mark())
+}
+
+/// The urgent byte when it is the next to read.
+#[must_use]
+pub fn urgent_next(ns: &Namespace, key: SockKey) -> Option<u8> {
+    conn(ns, key)?.urgent_next()
+}
+
+/// That byte was passed on.
+pub fn pass_urgent(ns: &mut Namespace, key: SockKey) {
+    with_tcb(ns, key, |t, cx| t.pass_urgent(cx));
+    tcp_push(ns, key);
 }
 
 /// `shutdown(2)`; `how` is a set of [`RCV_SHUTDOWN`] and [`SEND_SHUTDOWN`].
@@ -400,6 +454,9 @@ pub fn poll_bits(ns: &Namespace, key: SockKey) -> u16 {
                     m |= poll::OUT;
                 }
             }
+            if t.urgent_readable() {
+                m |= poll::PRI;
+            }
             if t.error().is_some() {
                 m |= poll::ERR;
             }
@@ -452,7 +509,7 @@ pub fn queues(ns: &Namespace, key: SockKey) -> (u32, u32) {
 pub fn inq_outq(ns: &Namespace, key: SockKey) -> (u32, u32) {
     let Some(crate::sock::Proto::Tcp(ts)) = ns.socks.socks.get(key).map(|s| &s.proto) else { return (0, 0) };
     match &ts.kind {
-        TcpKind::Conn(t) => (t.inq(), t.outq()),
+        TcpKind::Conn(t) => (t.inq_to_mark(), t.outq()),
         TcpKind::Closed | TcpKind::Listen(_) => (0, 0),
     }
 }

@@ -217,8 +217,10 @@ impl Tcb {
     /// A read would return something: data, end of stream or an error.
     #[must_use]
     pub fn readable(&self) -> bool {
-        self.inq() >= self.opts.rcvlowat.max(1).min(self.rcv.rcvbuf / 2)
-            || (self.inq() > 0 && self.rcv.ssthresh <= self.inq())
+        // The urgent byte in front does not count (tcp_poll).
+        let hole = u32::from(!self.opts.oobinline && self.urg_offset() == Some(0));
+        self.inq() >= self.opts.rcvlowat.max(1).min(self.rcv.rcvbuf / 2) + hole
+            || (self.inq() > hole && self.rcv.ssthresh <= self.inq())
             || self.rcv.shutdown
             || self.error.is_some()
     }
@@ -234,6 +236,16 @@ impl Tcb {
         max: usize,
         f: &mut dyn FnMut(&[&[u8]]) -> usize,
     ) -> Result<usize, Errno> {
+        // The urgent byte is not part of the stream, and a read ends in front of it.
+        let (hole, max) = match self.urg_offset() {
+            Some(0) if self.opts.oobinline => (0, max),
+            Some(0) => (1, max),
+            Some(at) => (0, max.min(at)),
+            None => (0, max),
+        };
+        if hole > 0 && self.inq() == 1 {
+            self.consume(cx, 1);
+        }
         if self.inq() == 0 {
             if let Some(e) = self.error.take() {
                 return Err(e);
@@ -248,12 +260,13 @@ impl Tcb {
         if max == 0 {
             return Ok(0);
         }
-        let taken = self.offer(max, f);
-        self.consume(cx, taken);
+        let taken = self.offer(hole, max, f);
+        self.consume(cx, if taken > 0 { taken + hole } else { 0 });
         Ok(taken)
     }
 
-    fn offer(&self, max: usize, f: &mut dyn FnMut(&[&[u8]]) -> usize) -> usize {
+    /// Shows the readable bytes after the first `skip`.
+    fn offer(&self, mut skip: usize, max: usize, f: &mut dyn FnMut(&[&[u8]]) -> usize) -> usize {
         let mut slices: SmallVec<[&[u8]; READ_SLICES]> = SmallVec::new();
         let mut left = max;
         let tail: &[u8] = &self.rcv.tail;
@@ -261,6 +274,12 @@ impl Tcb {
             if left == 0 || slices.len() == READ_SLICES {
                 break;
             }
+            let b = &b[skip.min(b.len())..];
+            if b.is_empty() {
+                skip = 0;
+                continue;
+            }
+            skip = 0;
             let n = b.len().min(left);
             slices.push(&b[..n]);
             left -= n;
@@ -270,10 +289,18 @@ impl Tcb {
     }
 
     /// Drops `n` readable bytes; the window may open.
-    fn consume(&mut self, cx: &mut Cx<'_>, n: usize) {
+    pub(crate) fn consume(&mut self, cx: &mut Cx<'_>, n: usize) {
         if n == 0 {
             return;
         }
+        self.drop_front(n);
+        self.urg_passed();
+        self.rcv_space_adjust(cx);
+        self.cleanup_rbuf(cx, n as u32);
+    }
+
+    /// Takes `n` bytes from the front of the queue.
+    pub(crate) fn drop_front(&mut self, n: usize) {
         let mut left = n;
         let r = &mut self.rcv;
         while left > 0 {
@@ -299,7 +326,5 @@ impl Tcb {
             r.tail = BytesMut::new();
         }
         r.copied += n as u64;
-        self.rcv_space_adjust(cx);
-        self.cleanup_rbuf(cx, n as u32);
     }
 }

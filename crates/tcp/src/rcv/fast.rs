@@ -4,6 +4,7 @@
 use ferronet_core::Mib;
 use ferronet_wire::tcp::TcpFlags;
 
+use super::urg::Urg;
 use crate::segment::{Cx, Discard, Payload, Segment};
 use crate::state::{Tcb, unwrap_near};
 
@@ -12,7 +13,7 @@ impl Tcb {
     #[inline]
     pub(crate) fn fast_path_ok(&self, seg: &Segment) -> bool {
         let plain = seg.flags & !TcpFlags::PSH == TcpFlags::ACK;
-        if !plain || seg.ce || self.ecn.ok || seg.seq.0 != self.rcv.nxt as u32 || !self.rcv.ofo.is_empty() {
+        if !plain || self.rcv.urg == Urg::NotYet || seg.ce || self.ecn.ok || seg.seq.0 != self.rcv.nxt as u32 || !self.rcv.ofo.is_empty() {
             return false;
         }
         let o = &seg.opts;

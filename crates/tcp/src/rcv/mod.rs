@@ -7,6 +7,7 @@ mod fast;
 mod ofo;
 pub(crate) mod rack;
 mod reset;
+pub(crate) mod urg;
 
 use ferronet_core::{DropReason, Mib};
 use ferronet_wire::tcp::TcpFlags;
@@ -70,7 +71,7 @@ impl Tcb {
         self.fifth_check_ack(cx, seg, seq)?;
         // Only a SYN-ACK that completes a simultaneous open comes so far; its SYN is known already.
         let seq = seq + u64::from(seg.has(TcpFlags::SYN));
-        self.sixth_check_urg(seg, seq);
+        self.sixth_check_urg(cx, seg, seq, &payload);
         self.seventh_process_text(cx, seg, seq, end, payload)?;
         self.ack_snd_check(cx);
         Ok(())
@@ -184,23 +185,5 @@ impl Tcb {
             return Err(DropReason::TcpClosed);
         }
         Ok(())
-    }
-
-    /// RFC 9293: "Sixth, check the URG bit". Urgent data stays in the stream; the pointer only marks it
-    /// (RFC 6093 §6: applications should not use it).
-    fn sixth_check_urg(&mut self, seg: &Segment, seq: u64) {
-        if seg.has(TcpFlags::URG) && seg.urg > 0 {
-            let up = seq + u64::from(seg.urg);
-            if up > self.rcv.up && up > self.rcv.copied {
-                self.rcv.up = up;
-                self.events.add(crate::state::Events::URGENT);
-            }
-        }
-    }
-
-    /// Position of the urgent mark relative to what the program reads next; `None` when there is none ahead.
-    #[must_use]
-    pub fn urgent_mark(&self) -> Option<u32> {
-        (self.rcv.up > self.rcv.copied).then(|| (self.rcv.up - self.rcv.copied) as u32)
     }
 }
