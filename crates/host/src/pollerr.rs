@@ -2,7 +2,8 @@
 //!
 //! Readiness is the readiness of the pair, and a socket of a pair says POLLERR only when its peer was closed with unread data. So
 //! that is done when the first error is queued, and the program's next call on the descriptor, which is about that error, gets a
-//! new pair under the same number once the queue is empty. Two things have to be kept up meanwhile. Our end is gone and cannot
+//! new pair under the same number once the queue is empty. (Who waits for POLLIN alone may see that a moment earlier; POLLHUP is
+//! there, too, which Linux does not say.) Two things have to be kept up meanwhile. Our end is gone and cannot
 //! tell when the program closes: a message with a descriptor in it is left in the program's queue, and that descriptor's other
 //! end hangs up when the queue dies. And epoll sets know open files, not numbers: the new file is entered where the old one was.
 

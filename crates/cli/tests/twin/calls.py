@@ -5,6 +5,7 @@ Not asked, because the answers are known to differ where data of TCP flows nativ
 
 import array
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -630,6 +631,88 @@ def files():
     u.connect(("127.0.0.1", 9))
     threading.Timer(0.05, lambda: u.shutdown(socket.SHUT_RD)).start()
     ask("udp recv woken by shutdown", lambda: u.recv(1))
+
+
+@section
+def urgent():
+    mark = lambda s: struct.unpack("i", fcntl.ioctl(s, 0x8905, b"\0" * 4))[0]
+    oob = socket.MSG_OOB
+    for inline in (0, 1):
+        for to_client in (True, False):
+            c, s = pair()
+            a, b = (s, c) if to_client else (c, s)
+            where = f"urgent{' in line' if inline else ''} {'to the client' if to_client else 'to the server'}"
+            b.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+            b.settimeout(5)
+            a.send(b"abc")
+            a.send(b"dX", oob)
+            a.send(b"efg")
+            until(b, select.POLLPRI)
+            # MSG_PEEK does not wait for more: until all in front of the mark is here.
+            while len(b.recv(100, socket.MSG_PEEK)) < 4:
+                pass
+            say(f"{where}: readiness", now(b))
+            say(f"{where}: at the mark", mark(b))
+            ask(f"{where}: a read ends at the mark", lambda: b.recv(100))
+            say(f"{where}: at the mark then", mark(b))
+            ask(f"{where}: the byte", lambda: b.recv(10, oob))
+            ask(f"{where}: again", lambda: b.recv(10, oob))
+            say(f"{where}: readiness then", now(b))
+            until(b, select.POLLIN)
+            ask(f"{where}: behind it", lambda: b.recv(3 + inline, socket.MSG_WAITALL))
+            say(f"{where}: at the mark at the end", mark(b))
+            b.setblocking(False)
+            ask(f"{where}: nothing", lambda: b.recv(100))
+            c.close()
+            s.close()
+    c, s = pair()
+    ask("urgent: none", lambda: c.recv(1, oob))
+    got = []
+    signal.signal(signal.SIGURG, lambda *_: got.append(1))
+    fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
+    c.send(b"!", oob)
+    until(s, select.POLLPRI)
+    say("SIGURG", len(got))
+    ask("urgent: alone", lambda: s.recv(1, oob))
+    s.setblocking(False)
+    ask("urgent: nothing else", lambda: s.recv(1))
+    c.send(b"z", oob)
+    c.close()
+    until(s, select.POLLRDHUP)
+    ask("urgent before the end", lambda: s.recv(10))
+    ask("urgent at the end", lambda: s.recv(10, oob))
+
+
+@section
+def error_queue():
+    """An error queue that is not empty is POLLERR, whoever waits."""
+    for family, level, recverr, ttl, address in (
+        (socket.AF_INET, 0, 11, 12, "127.0.0.1"),
+        (socket.AF_INET6, 41, 25, 51, "::1"),
+    ):
+        u = socket.socket(family, socket.SOCK_DGRAM)
+        u.setsockopt(level, recverr, 1)
+        u.setsockopt(level, ttl, 1)
+        u.setblocking(False)
+        ep = select.epoll()
+        ep.register(u, select.EPOLLIN)
+        u.connect((address, 9))
+        u.send(b"to nobody")
+        name = "error queue" if family == socket.AF_INET else "error queue of IPv6"
+        say(f"{name}: POLLERR", until(u, 0) & select.POLLERR)
+        say(f"{name}: epoll", [e & select.EPOLLERR for _, e in ep.poll(5)])
+        data, control, flags, peer = u.recvmsg(100, 512, socket.MSG_ERRQUEUE)
+        say(f"{name}", (data, [(l, t, len(x)) for l, t, x in control], hex(flags), peer[:2]))
+        say(f"{name}: then", now(u))
+        ask(f"{name}: empty", lambda: u.recvmsg(100, 512, socket.MSG_ERRQUEUE))
+        u.send(b"again")
+        say(f"{name}: POLLERR again", until(u, 0) & select.POLLERR)
+        say(f"{name}: epoll again", [e & select.EPOLLERR for _, e in ep.poll(5)])
+        ask(f"{name}: send says it", lambda: u.send(b"x"))
+        ask(f"{name}: recv has nothing", lambda: u.recv(10))
+        ask(f"{name}: the queue has it", lambda: u.recvmsg(100, 512, socket.MSG_ERRQUEUE)[0])
+        say(f"{name}: at last", now(u))
+        u.close()
 
 
 if __name__ == "__main__":
