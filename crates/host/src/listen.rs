@@ -115,12 +115,8 @@ impl Supervisor {
         self.kernel.set_inode(new, os::inode(theirs.as_fd()));
         let cookie = os::cookie(theirs.as_fd()).unwrap_or(0);
         if self.kernel.oob_inline(new) {
-            let _ = os::setsockopt_raw(
-                theirs.as_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_OOBINLINE,
-                &1i32.to_ne_bytes(),
-            );
+            let _ =
+                os::setsockopt_raw(theirs.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, &1i32.to_ne_bytes());
         }
         let cloexec = flags & libc::SOCK_CLOEXEC != 0;
         let Some(listener) = self.listener(call.listener) else { return Answer::Done };

@@ -146,10 +146,15 @@ mod tests {
         cvt(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, number, &mut event) }.into())
             .expect("added");
         let found = epoll_sets(std::process::id(), number, os::inode(a.as_fd()));
-        assert!(found.contains(&(set.as_raw_fd(), (libc::EPOLLIN | libc::EPOLLERR | libc::EPOLLHUP) as u32, 0xfeed)));
+        assert!(found.contains(&(
+            set.as_raw_fd(),
+            (libc::EPOLLIN | libc::EPOLLERR | libc::EPOLLHUP) as u32,
+            0xfeed
+        )));
         let (c, d) = os::socketpair(libc::SOCK_SEQPACKET).expect("a pair");
         let copy = set.try_clone().expect("a copy");
-        enter(copy, c.as_fd(), number, libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 }).expect("entered");
+        enter(copy, c.as_fd(), number, libc::epoll_event { events: libc::EPOLLIN as u32, u64: 7 })
+            .expect("entered");
         os::send(d.as_fd(), b"x").expect("room");
         let mut got = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: one event fits.

@@ -43,8 +43,7 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
         Body::Message(sock, Message { native, ..Message::default() })
     };
     let interest = if stream { bits::IN | bits::PRI } else { bits::IN };
-    let object =
-        Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest, body };
+    let object = Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest, body };
     inject(s, call, object, theirs.as_fd(), slot, flags & libc::SOCK_CLOEXEC != 0)
 }
 

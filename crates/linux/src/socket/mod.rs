@@ -14,8 +14,8 @@ use bytes::Bytes;
 use ferronet_core::Errno;
 use ferronet_stack::sock::{self, SockFlags, SockKey, ports};
 use ferronet_stack::{Namespace, tcp};
-use tcp::user::SendHow;
 use slotmap::Key;
+use tcp::user::SendHow;
 
 use crate::netlink::{self, NetlinkSock};
 

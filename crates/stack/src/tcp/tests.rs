@@ -150,7 +150,10 @@ fn a_full_syn_queue_answers_with_cookies() {
     assert_eq!(t.mib(b, Mib::TcpExtSyncookiesSent), 1);
     assert_eq!(t.mib(b, Mib::TcpExtSyncookiesRecv), 1);
     let s = user::accept(t.server(), l).unwrap();
-    assert_eq!(user::send(t.client(), c, Bytes::from(vec![3; 300_000]), user::SendHow::Plain).map(|n| n > 0), Ok(true));
+    assert_eq!(
+        user::send(t.client(), c, Bytes::from(vec![3; 300_000]), user::SendHow::Plain).map(|n| n > 0),
+        Ok(true)
+    );
     t.run();
     assert!(take(t.server(), s).is_ok_and(|n| n > 0));
 }

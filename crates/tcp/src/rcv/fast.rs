@@ -13,7 +13,13 @@ impl Tcb {
     #[inline]
     pub(crate) fn fast_path_ok(&self, seg: &Segment) -> bool {
         let plain = seg.flags & !TcpFlags::PSH == TcpFlags::ACK;
-        if !plain || self.rcv.urg == Urg::NotYet || seg.ce || self.ecn.ok || seg.seq.0 != self.rcv.nxt as u32 || !self.rcv.ofo.is_empty() {
+        if !plain
+            || self.rcv.urg == Urg::NotYet
+            || seg.ce
+            || self.ecn.ok
+            || seg.seq.0 != self.rcv.nxt as u32
+            || !self.rcv.ofo.is_empty()
+        {
             return false;
         }
         let o = &seg.opts;

@@ -58,7 +58,11 @@ impl Tcb {
         if self.rcv.urg == Urg::None {
             return None;
         }
-        self.rcv.up.checked_sub(self.rcv.copied).filter(|at| *at < u64::from(self.inq())).map(|at| at as usize)
+        self.rcv
+            .up
+            .checked_sub(self.rcv.copied)
+            .filter(|at| *at < u64::from(self.inq()))
+            .map(|at| at as usize)
     }
 
     /// The mark was read past.
