@@ -15,7 +15,7 @@ fn main() {
     let number = |i: usize| args.get(i).and_then(|s| s.parse().ok()).unwrap_or(100_000);
     match args.first().map(String::as_str) {
         Some("forward") => {
-            forward::run(number(1));
+            println!("{:.1} ns a packet", forward::run(number(1)).nanos);
             return;
         }
         Some("idle") => {
