@@ -84,8 +84,10 @@ pub struct Env {
     pub pool: Pool,
     /// Packets for local delivery, taken up by the softirq loop: loopback, veth, ICMP errors.
     pub backlog: PacketQueue,
-    /// Packets that left through a device, for `World` or a back end.
+    /// Packets that left through a device whose other end is a device too: `World` delivers them.
     pub tx: PacketQueue,
+    /// Packets that left through a device whose other end is the host.
+    pub host_tx: PacketQueue,
     /// Drops by reason.
     pub drops: DropCounters,
 }
@@ -105,6 +107,7 @@ impl Env {
             pool: Pool::default(),
             backlog: PacketQueue::new(),
             tx: PacketQueue::new(),
+            host_tx: PacketQueue::new(),
             drops: DropCounters::default(),
         }
     }
@@ -123,7 +126,9 @@ impl Env {
     /// Ends a packet that reached its goal (`consume_skb`).
     #[inline]
     pub fn consume(&mut self, p: Packet) {
-        self.trace(&p, Step::Consumed);
+        if self.trace.enabled() {
+            self.trace(&p, Step::Consumed);
+        }
         self.pool.put(p);
     }
 
@@ -135,6 +140,14 @@ impl Env {
         }
     }
 
+    /// Records that a traced packet is at a stage. The step is made only then: a branch is all that others pay.
+    #[inline]
+    pub fn stage(&mut self, p: &Packet, name: &'static str) {
+        if self.trace.enabled() && p.meta().trace != 0 {
+            self.record(p, Step::Stage(name));
+        }
+    }
+
     /// Records the route a traced packet takes; its kind is named only then.
     #[inline]
     pub fn trace_route(&mut self, p: &Packet, kind: impl FnOnce() -> &'static str, dev: IfIndex) {
@@ -143,14 +156,19 @@ impl Env {
         }
     }
 
-    /// Records a stage, if there is a name for it, and what follows at once; one branch for both.
+    /// Records a hook behind the stage that consists of little more, if there is a name for it.
     #[inline]
-    pub fn trace_stage(&mut self, p: &Packet, stage: impl FnOnce() -> Option<&'static str>, step: Step) {
+    pub fn trace_hook(
+        &mut self,
+        p: &Packet,
+        stage: impl FnOnce() -> Option<&'static str>,
+        hook: impl FnOnce() -> &'static str,
+    ) {
         if self.trace.enabled() && p.meta().trace != 0 {
             if let Some(name) = stage() {
                 self.record(p, Step::Stage(name));
             }
-            self.record(p, step);
+            self.record(p, Step::Hook(hook()));
         }
     }
 

@@ -126,17 +126,40 @@ pub struct Meta {
     pub tstamp: Instant,
 }
 
+/// In this order: what every stage touches shares two cache lines, and the headers of a frame from a device, which
+/// begins at [`HEADROOM`], a third.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Inner {
-    /// Somebody owns it: dropping it now is a bug. Only debug builds ask.
-    live: bool,
     meta: Meta,
     data: u16,
     tail: u16,
     frag_len: u32,
+    /// Somebody owns it: dropping it now is a bug. Only debug builds ask.
+    live: bool,
     frags: SmallVec<[Bytes; 2]>,
-    head: [u8; HEAD],
+    head: Head,
 }
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Head([u8; HEAD]);
+
+impl core::ops::Deref for Head {
+    type Target = [u8; HEAD];
+    #[inline]
+    fn deref(&self) -> &[u8; HEAD] {
+        &self.0
+    }
+}
+impl core::ops::DerefMut for Head {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8; HEAD] {
+        &mut self.0
+    }
+}
+
+const _: () = assert!(size_of::<Meta>() <= 64 && HEADROOM.is_multiple_of(64));
 
 /// An owned packet. See the module text.
 #[derive(Debug)]
@@ -166,13 +189,13 @@ impl Pool {
     fn allocate(&mut self) -> Packet {
         self.allocated += 1;
         Packet(Box::new(Inner {
-            live: true,
             meta: Meta::default(),
             data: HEADROOM as u16,
             tail: HEADROOM as u16,
             frag_len: 0,
+            live: true,
             frags: SmallVec::new(),
-            head: [0; HEAD],
+            head: Head([0; HEAD]),
         }))
     }
 
@@ -198,10 +221,11 @@ impl Pool {
         }
         let i = &mut *p.0;
         i.live = false;
-        if !i.frags.is_empty() {
+        // No piece is empty, so their bytes tell whether there are any.
+        if i.frag_len > 0 {
             i.frags.clear();
+            i.frag_len = 0;
         }
-        i.frag_len = 0;
         i.meta = Meta::default();
         i.data = HEADROOM as u16;
         i.tail = HEADROOM as u16;

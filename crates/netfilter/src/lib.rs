@@ -90,7 +90,7 @@ impl Netfilter {
     #[inline]
     #[must_use]
     pub fn nf_hook(&mut self, env: &mut Env, p: Packet, pf: Pf, hook: Hook) -> Option<Packet> {
-        env.trace_stage(&p, || stage_before(pf, hook), ferronet_core::trace::Step::Hook(hook.name()));
+        env.trace_hook(&p, || stage_before(pf, hook), || hook.name());
         if self.entries.is_empty() { Some(p) } else { self.nf_hook_slow(env, p, pf, hook) }
     }
 

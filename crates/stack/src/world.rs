@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use ferronet_core::packet::PacketQueue;
 use ferronet_core::rng::Rng;
 use ferronet_core::{DropReason, Instant, NsId, Packet};
 
@@ -27,10 +26,8 @@ pub struct World {
     now: Instant,
     wall_offset: u64,
     rng: Rng,
-    /// Frames that left through devices that end in the host.
-    backend_tx: PacketQueue,
-    /// Of which namespaces they are: number of frames in a row.
-    backend_ns: VecDeque<(NsId, u32)>,
+    /// Namespaces with frames that left through devices that end in the host; `Place::host` says who is in.
+    with_host: VecDeque<NsId>,
 }
 
 /// What the world keeps about each namespace.
@@ -38,15 +35,17 @@ pub struct World {
 struct Place {
     queued: bool,
     edges: bool,
+    host: bool,
     /// Its earliest timer as `World::deadlines` has it; NEVER: none.
     deadline: Instant,
 }
 
+impl Place {
+    const EMPTY: Self = Place { queued: false, edges: false, host: false, deadline: Instant::NEVER };
+}
+
 /// Namespaces per world at most.
 pub const MAX_NAMESPACES: usize = 65_536;
-/// Frames for the host that wait at most.
-const BACKEND_LIMIT: usize = 8192;
-
 impl World {
     /// An empty world. `seed` decides everything random; `wall_offset` is the wall clock (nanoseconds since
     /// 1970) at [`Instant::ZERO`].
@@ -63,8 +62,7 @@ impl World {
             now: Instant::ZERO,
             wall_offset,
             rng: Rng::new(seed),
-            backend_tx: PacketQueue::new(),
-            backend_ns: VecDeque::new(),
+            with_host: VecDeque::new(),
         }
     }
 
@@ -75,7 +73,7 @@ impl World {
             None if self.namespaces.len() >= MAX_NAMESPACES => return None,
             None => {
                 self.namespaces.push(None);
-                self.places.push(Place { queued: false, edges: false, deadline: Instant::NEVER });
+                self.places.push(Place::EMPTY);
                 NsId::new(self.namespaces.len() as u32 - 1, 0)
             }
         };
@@ -101,10 +99,10 @@ impl World {
         let peers: Vec<_> = ns.devs.iter().filter_map(|d| d.peer()).collect();
         drop(ns);
         self.deadlines.remove(&(self.places[id.index()].deadline, id));
-        self.places[id.index()].deadline = Instant::NEVER;
-        (self.places[id.index()].queued, self.places[id.index()].edges) = (false, false);
+        self.places[id.index()] = Place::EMPTY;
         self.ready.retain(|i| *i != id);
         self.with_edges.retain(|i| *i != id);
+        self.with_host.retain(|i| *i != id);
         self.free.push_back(id.next_generation());
         for (peer_ns, dev) in peers {
             self.link_forget(peer_ns, dev);
@@ -159,6 +157,10 @@ impl World {
         let i = id.index();
         let Some(ns) = self.namespaces[i].as_deref() else { return };
         let at = ns.env.timers.next_timeout().unwrap_or(Instant::NEVER);
+        if !ns.env.host_tx.is_empty() && !self.places[i].host {
+            self.places[i].host = true;
+            self.with_host.push_back(id);
+        }
         if ns.socks.has_events() && !self.places[i].edges {
             self.places[i].edges = true;
             self.with_edges.push(id);
@@ -265,16 +267,10 @@ impl World {
                     p.meta_mut().dev = peer;
                     self.deliver(id, peer_ns, p);
                 }
-                Some(DevKind::Backend { .. }) if self.backend_tx.len() < BACKEND_LIMIT => {
-                    match self.backend_ns.back_mut() {
-                        Some((last, n)) if *last == id => *n += 1,
-                        Some(_) | None => self.backend_ns.push_back((id, 1)),
-                    }
-                    self.backend_tx.push(p);
-                }
-                Some(DevKind::Backend { .. }) => ns.env.drop(p, DropReason::TapFull),
                 Some(DevKind::Veth(None)) => ns.env.drop(p, DropReason::NoCarrier),
-                Some(DevKind::Loopback | DevKind::Dummy) | None => ns.env.drop(p, DropReason::DevGone),
+                Some(DevKind::Loopback | DevKind::Dummy | DevKind::Backend { .. }) | None => {
+                    ns.env.drop(p, DropReason::DevGone);
+                }
             }
         }
         if let Some(ns) = self.namespaces[id.index()].as_deref_mut() {
@@ -348,15 +344,17 @@ impl World {
     }
 
     /// The next frame that left through a back-end device (`meta.dev` says which).
+    #[inline]
     pub fn take_backend_tx(&mut self) -> Option<(NsId, Packet)> {
-        let (ns, n) = self.backend_ns.front_mut()?;
-        let p = self.backend_tx.pop()?;
-        let ns = *ns;
-        *n -= 1;
-        if *n == 0 {
-            self.backend_ns.pop_front();
+        while let Some(&id) = self.with_host.front() {
+            let ns = self.namespaces.get_mut(id.index()).and_then(|n| n.as_deref_mut());
+            if let Some(p) = ns.and_then(|n| n.env.host_tx.pop()) {
+                return Some((id, p));
+            }
+            self.with_host.pop_front();
+            self.places[id.index()].host = false;
         }
-        Some((ns, p))
+        None
     }
 
     /// Gives the box of a frame back that the host has sent.

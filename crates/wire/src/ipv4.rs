@@ -261,6 +261,22 @@ impl Ipv4Hdr {
         self.ttl
     }
 
+    /// Version 4 without options: the first byte of nearly every packet.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.version_ihl == 0x45
+    }
+
+    /// As [`Self::check_packet`], for a plain header ([`Self::is_plain`]): the packet's length when all holds.
+    #[inline]
+    #[must_use]
+    pub fn check_plain(&self, packet_len: usize) -> Option<usize> {
+        let tot_len = usize::from(self.tot_len.get());
+        let fits = tot_len >= Self::LEN && tot_len <= packet_len;
+        (fits && ip_compute_csum(self.bytes()) == 0).then_some(tot_len)
+    }
+
     /// Validates as `ip_rcv_core` does, in its order. `head` begins at the header and must hold all of it;
     /// `packet_len` counts from the header to the end of the packet, payload pieces included.
     ///

@@ -268,7 +268,7 @@ pub fn enqueue(ns: &mut Namespace, p: Packet, dev: IfIndex) {
         super::tx::dev_hard_start_xmit(ns, p, dev);
         return;
     }
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("netem_enqueue"));
+    ns.env.stage(&p, "netem_enqueue");
     n.push(&mut ns.env, p);
     on_timer(ns, dev);
 }

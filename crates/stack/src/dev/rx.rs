@@ -125,8 +125,8 @@ fn trace_rx(ns: &mut Namespace, p: &Packet) {
 #[cold]
 fn trace_handler(ns: &mut Namespace, p: &Packet) {
     match p.meta().protocol {
-        ETH_P_IP => ns.env.trace(p, Step::Stage("ip_rcv")),
-        ETH_P_IPV6 => ns.env.trace(p, Step::Stage("ipv6_rcv")),
+        ETH_P_IP => ns.env.stage(p, "ip_rcv"),
+        ETH_P_IPV6 => ns.env.stage(p, "ipv6_rcv"),
         _ => {}
     }
 }

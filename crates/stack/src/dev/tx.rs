@@ -2,13 +2,16 @@
 
 use ferronet_core::packet::GsoKind;
 use ferronet_core::trace::Step;
-use ferronet_core::{Csum, DropReason, IfIndex, Packet, PktType};
+use ferronet_core::{Csum, DropReason, Env, IfIndex, Packet, PktType};
 use ferronet_netfilter::PostRouted;
 use ferronet_wire::EthHdr;
 use ferronet_wire::ethernet::{ETH_HLEN, MacAddr};
 
 use super::{DevKind, Device};
 use crate::ns::Namespace;
+
+/// Frames for the host that wait in a namespace at most.
+const HOST_LIMIT: usize = 8192;
 
 /// Pushes the link header of a device (`dev_hard_header`).
 #[inline]
@@ -24,6 +27,7 @@ pub fn dev_hard_header(d: &Device, p: &mut Packet, dest: MacAddr, proto: u16) {
 /// checksums. The token proves that POSTROUTING saw the packet.
 pub fn dev_queue_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex, _proof: PostRouted) {
     p.meta_mut().dev = dev;
+    let tapped = ns.devs.taps_all > 0;
     let Some(d) = ns.devs.get_mut(dev) else {
         ns.env.drop(p, DropReason::DevGone);
         return;
@@ -34,47 +38,46 @@ pub fn dev_queue_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex, _proof: P
         return;
     }
     let (f, emulated) = (d.features, d.netem.is_some());
-    let gso = p.meta().gso.kind;
-    let must_cut = match gso {
+    let must_cut = match p.meta().gso.kind {
         GsoKind::None => false,
         GsoKind::TcpV4 | GsoKind::TcpV6 => !f.tso,
         GsoKind::UdpL4 => !f.uso,
     };
-    if must_cut {
-        let mut segs = ferronet_core::packet::PacketQueue::new();
-        super::gso::skb_gso_segment(&mut ns.env, p, &mut segs);
-        while let Some(s) = segs.pop() {
-            xmit_segment(ns, s, dev, f.tx_csum, emulated);
-        }
-    } else {
-        xmit_one(ns, p, dev, f.tx_csum, emulated);
+    let must_sum = p.meta().csum == Csum::Partial && !f.tx_csum;
+    if tapped || d.taps > 0 || emulated || must_cut || must_sum || ns.env.trace.enabled() {
+        xmit_slow(ns, p, dev, must_cut);
+    } else if let Some(p) = hand_over(&mut ns.env, d, p) {
+        ns.netif_rx(p);
     }
 }
 
-fn xmit_segment(ns: &mut Namespace, p: Packet, dev: IfIndex, tx_csum: bool, emulated: bool) {
-    xmit_one(ns, p, dev, tx_csum, emulated);
+/// Software does what the device cannot.
+fn xmit_slow(ns: &mut Namespace, p: Packet, dev: IfIndex, must_cut: bool) {
+    if !must_cut {
+        xmit_one(ns, p, dev);
+        return;
+    }
+    let mut segs = ferronet_core::packet::PacketQueue::new();
+    super::gso::skb_gso_segment(&mut ns.env, p, &mut segs);
+    while let Some(s) = segs.pop() {
+        xmit_one(ns, s, dev);
+    }
 }
 
-#[inline(always)]
-fn xmit_one(ns: &mut Namespace, mut p: Packet, dev: IfIndex, tx_csum: bool, emulated: bool) {
-    if p.meta().csum == Csum::Partial && !tx_csum {
+fn xmit_one(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
+    let (csum, emulated) = ns.devs.get(dev).map_or((true, false), |d| (d.features.tx_csum, d.netem.is_some()));
+    if p.meta().csum == Csum::Partial && !csum {
         super::gso::skb_checksum_help(&mut p);
     }
     if emulated {
         super::netem::enqueue(ns, p, dev);
     } else {
-        start_xmit(ns, p, dev);
+        dev_hard_start_xmit(ns, p, dev);
     }
 }
 
-/// The device's transmit function, for what waited in link emulation.
+/// The device's transmit function, after those who look at the device.
 pub fn dev_hard_start_xmit(ns: &mut Namespace, p: Packet, dev: IfIndex) {
-    start_xmit(ns, p, dev);
-}
-
-// Into `dev_queue_xmit`: a call and its saved registers are a tenth of what is done here.
-#[inline(always)]
-fn start_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
     if ns.devs.tapped(dev) {
         crate::sock::packet::deliver_taps(ns, &p, PktType::Outgoing);
     }
@@ -83,36 +86,52 @@ fn start_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
         ns.env.drop(p, DropReason::DevGone);
         return;
     };
+    if let Some(p) = hand_over(&mut ns.env, d, p) {
+        ns.netif_rx(p);
+    }
+}
+
+/// The device takes the packet; gives it back when it loops to the backlog.
+// Into its two callers: a call and its saved registers are a tenth of what is done here.
+#[inline(always)]
+fn hand_over(env: &mut Env, d: &mut Device, mut p: Packet) -> Option<Packet> {
     let header = if d.has_ethernet() { ETH_HLEN } else { 0 };
     let wire = (p.len() - header) as u64;
     let packets = u64::from(p.meta().gso.segs.max(1));
     if p.meta().gso.kind == GsoKind::None && wire > u64::from(d.mtu) && !d.is_loopback() {
         d.stats.tx_dropped += 1;
-        ns.env.drop(p, DropReason::MtuExceeded);
-        return;
+        env.drop(p, DropReason::MtuExceeded);
+        return None;
     }
     if !d.carrier {
         d.stats.tx_dropped += 1;
-        ns.env.drop(p, DropReason::NoCarrier);
-        return;
+        env.drop(p, DropReason::NoCarrier);
+        return None;
     }
     d.stats.tx_packets += packets;
     d.stats.tx_bytes += if d.is_loopback() { wire } else { p.len() as u64 };
-    d.trans_start = ns.env.now;
+    d.trans_start = env.now;
     match d.kind {
         DevKind::Loopback => {
             // The sender's trace goes on: it is the same packet in the same namespace.
             let m = p.meta_mut();
-            m.iif = dev;
+            m.iif = d.index;
             m.local_out = false;
             m.tstamp = ferronet_core::Instant::ZERO;
-            ns.netif_rx(p);
+            return Some(p);
         }
-        DevKind::Veth(_) | DevKind::Backend { .. } => {
+        DevKind::Veth(_) => {
             p.meta_mut().local_out = false;
             p.meta_mut().tstamp = ferronet_core::Instant::ZERO;
-            ns.env.tx.push(p);
+            env.tx.push(p);
         }
-        DevKind::Dummy => ns.env.consume(p),
+        DevKind::Backend { .. } if env.host_tx.len() < HOST_LIMIT => {
+            p.meta_mut().local_out = false;
+            p.meta_mut().tstamp = ferronet_core::Instant::ZERO;
+            env.host_tx.push(p);
+        }
+        DevKind::Backend { .. } => env.drop(p, DropReason::TapFull),
+        DevKind::Dummy => env.consume(p),
     }
+    None
 }

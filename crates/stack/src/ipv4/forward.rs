@@ -17,7 +17,7 @@ use crate::ns::Namespace;
 /// A packet for somebody else (`ip_forward`).
 #[inline(always)]
 pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_forward"));
+    ns.env.stage(&p, "ip_forward");
     if p.meta().pkt_type != PktType::Host {
         ns.env.drop(p, DropReason::OtherHost);
         return;
@@ -48,7 +48,7 @@ pub fn ip_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
     }
     let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv4, Hook::Forward) else { return };
     ns.env.mib.inc(Mib::IpForwDatagrams);
-    super::output::ip_output(ns, p, r);
+    super::output::dst_output(ns, p, r, mtu);
 }
 
 /// `ip_exceeds_mtu`: a GSO packet counts by its segments.

@@ -28,7 +28,7 @@ fn limits(ns: &Namespace) -> Limits {
 
 /// A fragment arrived, at its header; the whole packet, at its header, once it is complete (`ip_defrag`).
 pub fn ip_defrag(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_defrag"));
+    ns.env.stage(&p, "ip_defrag");
     ns.env.mib.inc(Mib::IpReasmReqds);
     let Some(h) = Ipv4Hdr::view(p.network()).copied() else {
         ns.env.drop(p, DropReason::FragInvalid);

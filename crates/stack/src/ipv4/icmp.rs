@@ -206,7 +206,7 @@ fn by_type(t: u8, low: [Mib; 4], mid: [Mib; 3], high: [Mib; 4]) -> Option<Mib> {
 
 /// An ICMP message for this host, at its header (`icmp_rcv`).
 pub fn icmp_rcv(ns: &mut Namespace, mut p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("icmp_rcv"));
+    ns.env.stage(&p, "icmp_rcv");
     ns.env.mib.inc(Mib::IcmpInMsgs);
     if !checksum_ok(&mut p, 0) {
         ns.env.mib.inc(Mib::IcmpInErrors);

@@ -28,8 +28,22 @@ fn ip_rcv_core(ns: &mut Namespace, mut p: Packet) -> Option<Packet> {
         return None;
     }
     let segs = u64::from(p.meta().gso.segs.max(1));
-    ns.env.mib.add(Mib::IpInReceives, segs);
     let len = p.len();
+    ns.env.mib.add(Mib::IpInReceives, segs);
+    if let Some(h) = Ipv4Hdr::view(p.data()).filter(|h| h.is_plain())
+        && let Some(tot_len) = h.check_plain(len)
+    {
+        ns.env.mib.add(Mib::IpExtInOctets, len as u64);
+        count_ecn(ns, h.tos(), segs);
+        p.trim(tot_len);
+        p.set_transport_header(Ipv4Hdr::LEN);
+        return Some(p);
+    }
+    ip_rcv_checked(ns, p, len, segs)
+}
+
+/// Options, pieces where the header should be, and all that is wrong.
+fn ip_rcv_checked(ns: &mut Namespace, mut p: Packet, len: usize, segs: u64) -> Option<Packet> {
     let linear = p.may_pull(Ipv4Hdr::LEN)
         && match Ipv4Hdr::view(p.data()).map_or(0, Ipv4Hdr::hdr_len) {
             Ipv4Hdr::LEN => true,
@@ -158,7 +172,7 @@ fn ip_rcv_options(ns: &Namespace, p: &Packet, dev: IfIndex) -> Result<(), DropRe
 
 /// For this host: reassemble, then INPUT (`ip_local_deliver`).
 pub fn ip_local_deliver(ns: &mut Namespace, p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip_local_deliver"));
+    ns.env.stage(&p, "ip_local_deliver");
     let fragment = Ipv4Hdr::view(p.network()).is_some_and(Ipv4Hdr::is_fragment);
     let p = if fragment {
         match super::frag::ip_defrag(ns, p) {

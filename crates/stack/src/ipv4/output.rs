@@ -103,15 +103,26 @@ pub fn no_route(e: Errno) -> DropReason {
     }
 }
 
-/// To the device of the route (`dst_output`: `ip_output`, `ip_mc_output`).
-pub fn ip_output(ns: &mut Namespace, mut p: Packet, r: &Route) {
+/// To the device of the route.
+pub fn ip_output(ns: &mut Namespace, p: Packet, r: &Route) {
+    let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
+        ns.env.drop(p, DropReason::IpHdr);
+        return;
+    };
+    let mtu = dst_mtu(ns, r, daddr);
+    dst_output(ns, p, r, mtu);
+}
+
+/// Likewise, when the path MTU of the route is known (`dst_output`: `ip_output`, `ip_mc_output`).
+#[inline]
+pub(super) fn dst_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: u32) {
     p.meta_mut().dev = r.dev;
     match r.kind {
         RouteType::Multicast | RouteType::Broadcast if !p.meta().forwarded => ip_mc_output(ns, &p, r),
         _ => {}
     }
     let Some((p, proof)) = ns.nf.post_routing(&mut ns.env, p, Pf::Ipv4) else { return };
-    ip_finish_output(ns, p, r, proof);
+    ip_finish_output(ns, p, r, mtu as usize, proof);
 }
 
 /// Counts group packets and hands a copy to this host when it is a member (`ip_mc_output`).
@@ -140,12 +151,11 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
 
 /// Segmentation or fragmentation to the path MTU (`__ip_finish_output`).
 #[inline]
-fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, proof: PostRouted) {
+fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: usize, proof: PostRouted) {
     let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     };
-    let mtu = dst_mtu(ns, r, daddr) as usize;
     if p.meta().gso.kind != GsoKind::None {
         if crate::dev::gso::network_seglen(&p) <= mtu {
             ip_finish_output2(ns, p, r, daddr, proof);

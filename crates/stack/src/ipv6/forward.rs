@@ -17,7 +17,7 @@ use crate::ns::Namespace;
 
 /// A packet for somebody else, at its header.
 pub fn ip6_forward(ns: &mut Namespace, mut p: Packet, r: &Route) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip6_forward"));
+    ns.env.stage(&p, "ip6_forward");
     let dev = p.meta().dev;
     let forced = ns.devs.get(dev).is_some_and(|d| d.conf6.get(Conf6::ForceForwarding) != 0);
     // `all` decides, as in Linux: a device's own `forwarding` makes it a router interface, no more.

@@ -188,7 +188,7 @@ fn by_type(t: u8) -> Option<(Mib, Mib)> {
 
 /// An ICMPv6 message for this host, at its header (`icmpv6_rcv`).
 pub fn icmpv6_rcv(ns: &mut Namespace, mut p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("icmpv6_rcv"));
+    ns.env.stage(&p, "icmpv6_rcv");
     ns.env.mib.inc(Mib::Icmp6InMsgs);
     let Some(ip) = Ipv6Hdr::view(p.network()).copied() else {
         ns.env.drop(p, DropReason::Ip6Hdr);

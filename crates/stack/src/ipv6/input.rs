@@ -141,7 +141,7 @@ fn ip6_rcv_finish(ns: &mut Namespace, mut p: Packet) {
 
 /// To a group (`ip6_mc_input`).
 fn ip6_mc_input(ns: &mut Namespace, mut p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip6_mc_input"));
+    ns.env.stage(&p, "ip6_mc_input");
     let Some(h) = Ipv6Hdr::view(p.network()).copied() else {
         ns.env.drop(p, DropReason::Ip6Hdr);
         return;
@@ -161,7 +161,7 @@ fn ip6_mc_input(ns: &mut Namespace, mut p: Packet) {
 
 /// For this host (`ip6_input`).
 pub fn ip6_input(ns: &mut Namespace, p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("ip6_input"));
+    ns.env.stage(&p, "ip6_input");
     let Some(p) = ns.nf.nf_hook(&mut ns.env, p, Pf::Ipv6, Hook::LocalIn) else { return };
     ip6_protocol_deliver(ns, p);
 }

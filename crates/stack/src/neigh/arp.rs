@@ -20,7 +20,7 @@ use crate::ns::Namespace;
 
 /// An ARP packet from a device.
 pub fn arp_rcv(ns: &mut Namespace, mut p: Packet) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("arp_rcv"));
+    ns.env.stage(&p, "arp_rcv");
     let noarp = ns.devs.get(p.meta().dev).is_none_or(|d| !d.needs_neigh());
     if noarp || matches!(p.meta().pkt_type, PktType::OtherHost | PktType::Loopback) {
         ns.env.drop(p, DropReason::ArpIgnored);

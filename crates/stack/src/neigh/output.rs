@@ -7,6 +7,7 @@ use ferronet_netfilter::{Netfilter, PostRouted};
 use ferronet_wire::ethernet::{ETH_P_IP, ETH_P_IPV6, MacAddr};
 
 use super::{NeighKey, News, Probe, Resolve};
+use crate::dev::Device;
 use crate::dev::tx::{dev_hard_header, dev_queue_xmit};
 use crate::fib::Family;
 use crate::ns::Namespace;
@@ -21,7 +22,7 @@ pub fn neigh_output(
     broadcast: bool,
     proof: PostRouted,
 ) {
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage("neigh_output"));
+    ns.env.stage(&p, "neigh_output");
     let Some(d) = ns.devs.get(dev) else {
         ns.env.drop(p, DropReason::DevGone);
         return;
@@ -31,14 +32,12 @@ pub fn neigh_output(
         (Some(4), _) | (_, IpAddr::V4(_)) => ETH_P_IP,
         (_, IpAddr::V6(_)) => ETH_P_IPV6,
     };
-    let fixed = match addr {
-        _ if !d.needs_neigh() => Some(MacAddr([0; 6])),
-        _ if broadcast => Some(MacAddr([0xff; 6])),
-        IpAddr::V4(a) if a.is_broadcast() => Some(MacAddr([0xff; 6])),
-        IpAddr::V4(a) if a.is_multicast() => Some(MacAddr::ipv4_multicast(a)),
-        IpAddr::V6(a) if a.is_multicast() => Some(MacAddr::ipv6_multicast(a)),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    let group = match addr {
+        // 224.0.0.0 and above: groups and the limited broadcast.
+        IpAddr::V4(a) => a.to_bits() >= 0xe000_0000,
+        IpAddr::V6(a) => a.is_multicast(),
     };
+    let fixed = if broadcast || group || !d.needs_neigh() { fixed_mac(d, addr, broadcast) } else { None };
     let key = NeighKey { dev, addr };
     let mac = match fixed.or_else(|| ns.neigh.ready(ns.env.now, key)) {
         Some(mac) => mac,
@@ -63,6 +62,18 @@ pub fn neigh_output(
     };
     dev_hard_header(d, &mut p, mac, proto);
     dev_queue_xmit(ns, p, dev, proof);
+}
+
+/// The link address that needs no resolution (`arp_constructor`, `ndisc_constructor`).
+fn fixed_mac(d: &Device, addr: IpAddr, broadcast: bool) -> Option<MacAddr> {
+    match addr {
+        _ if !d.needs_neigh() => Some(MacAddr([0; 6])),
+        _ if broadcast => Some(MacAddr([0xff; 6])),
+        IpAddr::V4(a) if a.is_broadcast() => Some(MacAddr([0xff; 6])),
+        IpAddr::V4(a) if a.is_multicast() => Some(MacAddr::ipv4_multicast(a)),
+        IpAddr::V6(a) if a.is_multicast() => Some(MacAddr::ipv6_multicast(a)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
 }
 
 /// Sends a solicitation (`neigh_probe`).

@@ -61,7 +61,7 @@ fn tcp_rcv(ns: &mut Namespace, mut p: Packet, ends: (IpAddr, IpAddr), pseudo: u3
     }
     ns.socks.tcp.refresh(&ns.env.sysctl);
     let v6 = inc.tuple.laddr.is_ipv6();
-    ns.env.trace(&p, ferronet_core::trace::Step::Stage(if v6 { "tcp_v6_rcv" } else { "tcp_v4_rcv" }));
+    ns.env.stage(&p, if v6 { "tcp_v6_rcv" } else { "tcp_v4_rcv" });
     match ns.socks.tcp.established(&inc.tuple) {
         Some(Owner::Sock(key)) => to_connection(ns, p, key, &inc),
         Some(Owner::Request(key)) => super::listen::tcp_check_req(ns, p, key, &inc),
