@@ -37,23 +37,33 @@ pub fn dev_queue_xmit(ns: &mut Namespace, mut p: Packet, dev: IfIndex, _proof: P
         ns.env.drop(p, DropReason::DevDown);
         return;
     }
-    let (f, emulated) = (d.features, d.netem.is_some());
-    let must_cut = match p.meta().gso.kind {
-        GsoKind::None => false,
-        GsoKind::TcpV4 | GsoKind::TcpV6 => !f.tso,
-        GsoKind::UdpL4 => !f.uso,
-    };
-    let must_sum = p.meta().csum == Csum::Partial && !f.tx_csum;
-    if tapped || d.taps > 0 || emulated || must_cut || must_sum || ns.env.trace.enabled() {
-        xmit_slow(ns, p, dev, must_cut);
+    if tapped || !takes_as_it_is(&ns.env, d, &p) {
+        xmit_slow(ns, p, dev);
     } else if let Some(p) = hand_over(&mut ns.env, d, p) {
         ns.netif_rx(p);
     }
 }
 
+/// The device has to cut what it cannot send whole.
+#[inline]
+fn must_cut(d: &Device, p: &Packet) -> bool {
+    match p.meta().gso.kind {
+        GsoKind::None => false,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => !d.features.tso,
+        GsoKind::UdpL4 => !d.features.uso,
+    }
+}
+
+/// Nothing is left to software, nobody looks at the device, and it emulates no link.
+#[inline(always)]
+pub(crate) fn takes_as_it_is(env: &Env, d: &Device, p: &Packet) -> bool {
+    let must_sum = p.meta().csum == Csum::Partial && !d.features.tx_csum;
+    d.taps == 0 && d.netem.is_none() && !must_cut(d, p) && !must_sum && !env.trace.enabled()
+}
+
 /// Software does what the device cannot.
-fn xmit_slow(ns: &mut Namespace, p: Packet, dev: IfIndex, must_cut: bool) {
-    if !must_cut {
+fn xmit_slow(ns: &mut Namespace, p: Packet, dev: IfIndex) {
+    if !ns.devs.get(dev).is_some_and(|d| must_cut(d, &p)) {
         xmit_one(ns, p, dev);
         return;
     }
@@ -92,9 +102,9 @@ pub fn dev_hard_start_xmit(ns: &mut Namespace, p: Packet, dev: IfIndex) {
 }
 
 /// The device takes the packet; gives it back when it loops to the backlog.
-// Into its two callers: a call and its saved registers are a tenth of what is done here.
+// Into its callers: a call and its saved registers are a tenth of what is done here.
 #[inline(always)]
-fn hand_over(env: &mut Env, d: &mut Device, mut p: Packet) -> Option<Packet> {
+pub(crate) fn hand_over(env: &mut Env, d: &mut Device, mut p: Packet) -> Option<Packet> {
     let header = if d.has_ethernet() { ETH_HLEN } else { 0 };
     let wire = (p.len() - header) as u64;
     let packets = u64::from(p.meta().gso.segs.max(1));

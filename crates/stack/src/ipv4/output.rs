@@ -9,7 +9,7 @@ use ferronet_wire::ipv4::{IP_DF, Ipv4Hdr, ip_send_check};
 
 use super::route::{dst_mtu, ip_route_output};
 use crate::fib::{Flow, Route, RouteType};
-use crate::neigh::output::neigh_output;
+use crate::neigh::output::{neigh_output, neigh_output_ready};
 use crate::ns::Namespace;
 
 /// What the IPv4 header of a local packet says.
@@ -114,7 +114,7 @@ pub fn ip_output(ns: &mut Namespace, p: Packet, r: &Route) {
 }
 
 /// Likewise, when the path MTU of the route is known (`dst_output`: `ip_output`, `ip_mc_output`).
-#[inline]
+#[inline(always)]
 pub(super) fn dst_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: u32) {
     p.meta_mut().dev = r.dev;
     match r.kind {
@@ -150,7 +150,7 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
 }
 
 /// Segmentation or fragmentation to the path MTU (`__ip_finish_output`).
-#[inline]
+#[inline(always)]
 fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: usize, proof: PostRouted) {
     let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
         ns.env.drop(p, DropReason::IpHdr);
@@ -178,15 +178,25 @@ fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: usize, pr
         });
         return;
     }
-    ip_finish_output2(ns, p, r, daddr, proof);
+    count_output(ns, &p);
+    let (hop, broadcast) = (r.next_hop(daddr), r.kind == RouteType::Broadcast);
+    if broadcast {
+        neigh_output(ns, p, r.dev, hop, true, proof);
+    } else if let Err(p) = neigh_output_ready(ns, p, r.dev, hop, &proof) {
+        neigh_output(ns, p, r.dev, hop, false, proof);
+    }
 }
 
-/// To the neighbour.
+/// Behind fragmentation: each piece counts.
 #[inline]
-fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
-    // Behind fragmentation: each piece counts.
+fn count_output(ns: &mut Namespace, p: &Packet) {
     ns.env.mib.inc(Mib::IpOutTransmits);
     ns.env.mib.add(Mib::IpExtOutOctets, p.len() as u64);
+}
+
+/// A segment or fragment to the neighbour.
+fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
+    count_output(ns, &p);
     neigh_output(ns, p, r.dev, r.next_hop(daddr), r.kind == RouteType::Broadcast, proof);
 }
 

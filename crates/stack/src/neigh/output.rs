@@ -8,9 +8,40 @@ use ferronet_wire::ethernet::{ETH_P_IP, ETH_P_IPV6, MacAddr};
 
 use super::{NeighKey, News, Probe, Resolve};
 use crate::dev::Device;
-use crate::dev::tx::{dev_hard_header, dev_queue_xmit};
+use crate::dev::tx::{dev_hard_header, dev_queue_xmit, hand_over, takes_as_it_is};
 use crate::fib::Family;
 use crate::ns::Namespace;
+
+/// The usual case of [`neigh_output`] at once: the address of a unicast IPv4 neighbour is known, and an Ethernet
+/// device takes the packet as it is. Gives the packet back when anything else is to be done.
+// Into the forwarding path: a third fewer instructions than the calls.
+#[inline(always)]
+pub(crate) fn neigh_output_ready(
+    ns: &mut Namespace,
+    mut p: Packet,
+    dev: IfIndex,
+    addr: IpAddr,
+    _proof: &PostRouted,
+) -> Result<(), Packet> {
+    let tapped = ns.devs.taps_all > 0;
+    let (IpAddr::V4(a), Some(d)) = (addr, ns.devs.get_mut(dev)) else { return Err(p) };
+    if is_group(a) || tapped || !d.is_up() || !d.needs_neigh() || !takes_as_it_is(&ns.env, d, &p) {
+        return Err(p);
+    }
+    let Some(mac) = ns.neigh.ready(ns.env.now, NeighKey { dev, addr }) else { return Err(p) };
+    dev_hard_header(d, &mut p, mac, ETH_P_IP);
+    // Ethernet devices with neighbours do not loop.
+    match hand_over(&mut ns.env, d, p) {
+        None => Ok(()),
+        Some(p) => Err(p),
+    }
+}
+
+/// 224.0.0.0 and above: groups and the limited broadcast.
+#[inline]
+fn is_group(a: core::net::Ipv4Addr) -> bool {
+    a.to_bits() >= 0xe000_0000
+}
 
 /// A network packet for the neighbour `addr` on `dev` (`neigh_output`, `ip_finish_output2`). `broadcast`:
 /// the route says that the destination is the link's broadcast address.
@@ -33,8 +64,7 @@ pub fn neigh_output(
         (_, IpAddr::V6(_)) => ETH_P_IPV6,
     };
     let group = match addr {
-        // 224.0.0.0 and above: groups and the limited broadcast.
-        IpAddr::V4(a) => a.to_bits() >= 0xe000_0000,
+        IpAddr::V4(a) => is_group(a),
         IpAddr::V6(a) => a.is_multicast(),
     };
     let fixed = if broadcast || group || !d.needs_neigh() { fixed_mac(d, addr, broadcast) } else { None };
