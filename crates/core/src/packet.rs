@@ -344,7 +344,7 @@ impl Packet {
     ///
     /// # Panics
     /// When the headroom is used up, which is a bug of the caller.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, n: usize) -> &mut [u8] {
         let i = inner_mut(self);
         let new = usize::from(i.data).checked_sub(n);

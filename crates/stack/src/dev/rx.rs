@@ -38,7 +38,7 @@ impl Namespace {
             } else if self.devs.get(p.meta().dev).is_some_and(|d| d.features.gro) {
                 super::gro::napi_gro_receive(self, p);
             } else {
-                netif_receive_skb(self, p);
+                receive(self, p);
             }
         }
         super::gro::napi_gro_flush(self);
@@ -47,7 +47,13 @@ impl Namespace {
 }
 
 /// One frame or packet from a device, at its link header where the device has one.
-pub fn netif_receive_skb(ns: &mut Namespace, mut p: Packet) {
+pub fn netif_receive_skb(ns: &mut Namespace, p: Packet) {
+    receive(ns, p);
+}
+
+// Into the softirq loop.
+#[inline(always)]
+fn receive(ns: &mut Namespace, mut p: Packet) {
     let now = ns.env.now;
     let len = p.len() as u64;
     if ns.env.trace.enabled() && p.meta().trace == 0 {

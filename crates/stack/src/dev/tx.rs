@@ -14,7 +14,7 @@ use crate::ns::Namespace;
 const HOST_LIMIT: usize = 8192;
 
 /// Pushes the link header of a device (`dev_hard_header`).
-#[inline]
+#[inline(always)]
 pub fn dev_hard_header(d: &Device, p: &mut Packet, dest: MacAddr, proto: u16) {
     if d.has_ethernet() {
         let _ = EthHdr::new(dest, d.mac, proto).put(p.push(ETH_HLEN));
@@ -75,7 +75,8 @@ fn xmit_slow(ns: &mut Namespace, p: Packet, dev: IfIndex) {
 }
 
 fn xmit_one(ns: &mut Namespace, mut p: Packet, dev: IfIndex) {
-    let (csum, emulated) = ns.devs.get(dev).map_or((true, false), |d| (d.features.tx_csum, d.netem.is_some()));
+    let (csum, emulated) =
+        ns.devs.get(dev).map_or((true, false), |d| (d.features.tx_csum, d.netem.is_some()));
     if p.meta().csum == Csum::Partial && !csum {
         super::gso::skb_checksum_help(&mut p);
     }

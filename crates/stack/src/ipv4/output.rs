@@ -152,7 +152,7 @@ fn ip_mc_output(ns: &mut Namespace, p: &Packet, r: &Route) {
 /// Segmentation or fragmentation to the path MTU (`__ip_finish_output`).
 #[inline(always)]
 fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: usize, proof: PostRouted) {
-    let Some(daddr) = Ipv4Hdr::view(p.network()).map(|h| IpAddr::V4(h.daddr())) else {
+    let Some(daddr) = Ipv4Hdr::view(p.network()).map(Ipv4Hdr::daddr) else {
         ns.env.drop(p, DropReason::IpHdr);
         return;
     };
@@ -179,12 +179,23 @@ fn ip_finish_output(ns: &mut Namespace, mut p: Packet, r: &Route, mtu: usize, pr
         return;
     }
     count_output(ns, &p);
-    let (hop, broadcast) = (r.next_hop(daddr), r.kind == RouteType::Broadcast);
-    if broadcast {
-        neigh_output(ns, p, r.dev, hop, true, proof);
-    } else if let Err(p) = neigh_output_ready(ns, p, r.dev, hop, &proof) {
-        neigh_output(ns, p, r.dev, hop, false, proof);
+    let hop = match r.gw {
+        _ if r.kind == RouteType::Broadcast => None,
+        None => Some(daddr),
+        Some(IpAddr::V4(gw)) => Some(gw),
+        Some(IpAddr::V6(_)) => None,
+    };
+    let rest = match hop {
+        Some(hop) => neigh_output_ready(ns, p, r.dev, hop, &proof),
+        None => Err(p),
+    };
+    if let Err(p) = rest {
+        to_neighbour(ns, p, r, daddr, proof);
     }
+}
+
+fn to_neighbour(ns: &mut Namespace, p: Packet, r: &Route, daddr: Ipv4Addr, proof: PostRouted) {
+    neigh_output(ns, p, r.dev, r.next_hop(daddr.into()), r.kind == RouteType::Broadcast, proof);
 }
 
 /// Behind fragmentation: each piece counts.
@@ -195,9 +206,9 @@ fn count_output(ns: &mut Namespace, p: &Packet) {
 }
 
 /// A segment or fragment to the neighbour.
-fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: IpAddr, proof: PostRouted) {
+fn ip_finish_output2(ns: &mut Namespace, p: Packet, r: &Route, daddr: Ipv4Addr, proof: PostRouted) {
     count_output(ns, &p);
-    neigh_output(ns, p, r.dev, r.next_hop(daddr), r.kind == RouteType::Broadcast, proof);
+    to_neighbour(ns, p, r, daddr, proof);
 }
 
 /// Whether a local UDP or raw packet may be fragmented here, or the sender is told (`EMSGSIZE`).

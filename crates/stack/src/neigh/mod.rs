@@ -4,6 +4,7 @@
 //! back as a value ([`Probe`], released queues) for the stages in [`output`].
 
 pub mod arp;
+mod hot;
 pub mod output;
 pub mod proxy;
 
@@ -148,21 +149,7 @@ pub struct NeighTable {
     last_gc: Instant,
     /// Addresses that we answer for.
     pub proxies: proxy::ProxyTable,
-    /// Entries used lately, at [`hot_slot`] of their key: saves the keyed hash and the probe of `map` for
-    /// nearly every packet; a key that is not there costs one plain lookup.
-    hot: [(NeighKey, NeighId); HOT],
-}
-
-const HOT: usize = 16;
-
-/// Neighbours of a link differ in their last bits; no secret is needed, as `map` stands behind.
-#[inline]
-fn hot_slot(k: &NeighKey) -> usize {
-    let low = match k.addr {
-        IpAddr::V4(a) => a.to_bits(),
-        IpAddr::V6(a) => a.to_bits() as u32,
-    };
-    (low ^ k.dev.0 << 2) as usize % HOT
+    hot: hot::Hot,
 }
 
 fn millis(p: &NeighParms, n: NeighParm) -> Duration {
@@ -193,10 +180,7 @@ impl NeighTable {
             counts: [0; 2],
             last_gc: Instant::ZERO,
             proxies: proxy::ProxyTable::default(),
-            hot: [(
-                NeighKey { dev: IfIndex::NONE, addr: IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED) },
-                NeighId::null(),
-            ); HOT],
+            hot: hot::Hot::default(),
         }
     }
 
@@ -301,7 +285,7 @@ impl NeighTable {
     /// Deletes an entry; packets that waited end as `NeighDead`.
     pub fn remove(&mut self, env: &mut Env, key: NeighKey) -> bool {
         let Some(id) = self.map.remove(&key) else { return false };
-        self.hot[hot_slot(&key)].0.dev = IfIndex::NONE;
+        self.hot.forget(&key);
         if let Some(mut n) = self.entries.remove(id) {
             env.timers.cancel(&mut n.timer);
             while let Some(p) = n.queue.pop() {
@@ -335,18 +319,6 @@ impl NeighTable {
         for k in gone {
             self.remove(env, k);
         }
-    }
-
-    /// The link address of an entry that may be used as it is: the fast path of [`NeighTable::resolve`].
-    #[inline]
-    pub fn ready(&mut self, now: Instant, key: NeighKey) -> Option<MacAddr> {
-        let slot = hot_slot(&key);
-        if self.hot[slot].0 != key {
-            self.hot[slot] = (key, *self.map.get(&key)?);
-        }
-        let n = self.entries.get_mut(self.hot[slot].1)?;
-        n.used = now;
-        (n.state & (nud::CONNECTED | nud::DELAY | nud::PROBE) != 0).then_some(n.mac)
     }
 
     /// Resolves the link address for a packet, or lets the packet wait (`neigh_event_send`).

@@ -1,6 +1,6 @@
 //! Stages around the neighbour table: output, timers, failures.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use ferronet_core::{DropReason, IfIndex, Packet, PacketQueue};
 use ferronet_netfilter::{Netfilter, PostRouted};
@@ -20,15 +20,15 @@ pub(crate) fn neigh_output_ready(
     ns: &mut Namespace,
     mut p: Packet,
     dev: IfIndex,
-    addr: IpAddr,
+    addr: Ipv4Addr,
     _proof: &PostRouted,
 ) -> Result<(), Packet> {
     let tapped = ns.devs.taps_all > 0;
-    let (IpAddr::V4(a), Some(d)) = (addr, ns.devs.get_mut(dev)) else { return Err(p) };
-    if is_group(a) || tapped || !d.is_up() || !d.needs_neigh() || !takes_as_it_is(&ns.env, d, &p) {
+    let Some(d) = ns.devs.get_mut(dev) else { return Err(p) };
+    if is_group(addr) || tapped || !d.is_up() || !d.needs_neigh() || !takes_as_it_is(&ns.env, d, &p) {
         return Err(p);
     }
-    let Some(mac) = ns.neigh.ready(ns.env.now, NeighKey { dev, addr }) else { return Err(p) };
+    let Some(mac) = ns.neigh.ready_v4(ns.env.now, dev, addr) else { return Err(p) };
     dev_hard_header(d, &mut p, mac, ETH_P_IP);
     // Ethernet devices with neighbours do not loop.
     match hand_over(&mut ns.env, d, p) {
@@ -39,7 +39,7 @@ pub(crate) fn neigh_output_ready(
 
 /// 224.0.0.0 and above: groups and the limited broadcast.
 #[inline]
-fn is_group(a: core::net::Ipv4Addr) -> bool {
+fn is_group(a: Ipv4Addr) -> bool {
     a.to_bits() >= 0xe000_0000
 }
 

@@ -95,8 +95,7 @@ fn rcv(ns: &mut Namespace, mut p: Packet, saddr: IpAddr, daddr: IpAddr) {
         ns.env.mib.inc(m.csum_errors);
         return fail(ns, p, m.in_errors, DropReason::UdpCsum);
     }
-    ns.env
-        .stage(&p, if daddr.is_ipv6() { "udpv6_rcv" } else { "udp_rcv" });
+    ns.env.stage(&p, if daddr.is_ipv6() { "udpv6_rcv" } else { "udp_rcv" });
     let tuple = FourTuple { laddr: daddr, lport: h.dest(), raddr: saddr, rport: h.source() };
     if daddr.is_multicast() || matches!(p.meta().pkt_type, PktType::Broadcast | PktType::Multicast) {
         mcast_deliver(ns, p, &tuple, none);
