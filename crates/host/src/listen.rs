@@ -31,6 +31,12 @@ impl Supervisor {
 
     /// A connection was queued (or the listener failed).
     pub(crate) fn listener_ready(&mut self, key: Key, r: Ready) {
+        if r.contains(Ready::ERR) {
+            // Ended from outside (ss -K).
+            self.wake(key, false);
+            self.stream_fail(key, Errno::ECONNABORTED);
+            return;
+        }
         if !r.contains(Ready::IN) {
             return;
         }

@@ -331,18 +331,15 @@ impl Supervisor {
         self.set_interest(key, want);
     }
 
-    /// The connection failed or was reset: the program sees the end of it, ECONNRESET where Linux would say so.
+    /// The connection failed or was reset: the program sees ECONNRESET, and what it was by SO_ERROR.
     pub(crate) fn stream_fail(&mut self, key: Key, e: Errno) {
         if let Some((_, st, _)) = self.objects.stream(key) {
             st.error = Some(e.0.into());
         }
         let Some(o) = self.objects.get_mut(key) else { return };
         let (owner, cookie) = (o.owner, o.cookie);
-        if e == Errno::ECONNRESET
-            || e == Errno::ETIMEDOUT
-            || e == Errno::EHOSTUNREACH
-            || e == Errno::ENETUNREACH
-        {
+        // EPIPE is a reset behind the end of the stream, which is what reading says (tcp_reset in CLOSE_WAIT).
+        if e != Errno::EPIPE {
             // A byte left unread in our queue makes the kernel report ECONNRESET to the program when we close.
             if let Ok(theirs) = self.tasks.getfd(owner.0, owner.1 as i32)
                 && os::cookie(theirs.as_fd()) == Some(cookie)

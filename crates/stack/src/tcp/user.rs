@@ -522,6 +522,7 @@ pub fn abort(ns: &mut Namespace, key: SockKey) -> Result<(), Errno> {
     match state(ns, key) {
         Some(State::Listen) => {
             stop_listening(ns, key);
+            ns.socks.common_mut(key)?.err = Some(Errno::ECONNABORTED);
             ns.socks.event(key, poll::ERR | poll::HUP | poll::IN);
             Ok(())
         }

@@ -13,7 +13,7 @@ use ferronet_core::IfIndex;
 use crate::sock::datagram::RxQueue;
 
 pub use input::{udp_err, udp_rcv, udpv6_rcv};
-pub use output::{Dest, connect, disconnect, push_pending, sendmsg};
+pub use output::{Dest, abort, connect, disconnect, push_pending, sendmsg};
 pub(crate) use output::{check_family, lookup, scope_of};
 pub use table::UdpTable;
 pub(crate) use table::{hash, unhash};

@@ -13,7 +13,7 @@ use super::{Cork, MsgOpts, table};
 use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ns::Namespace;
 use crate::sock::datagram::{ignore_df, output_dev, path_mtu, pending_error, route_output};
-use crate::sock::{Proto, SockCommon, SockFlags, SockKey, errqueue, ports, xmit};
+use crate::sock::{Proto, SockCommon, SockFlags, SockKey, errqueue, poll, ports, xmit};
 
 /// Where a message goes.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +91,15 @@ pub fn disconnect(ns: &mut Namespace, key: SockKey) {
     } else {
         ports::release(ns, key);
     }
+}
+
+/// Ended from outside (`udp_abort`, `ss -K`): the program is told `ECONNABORTED`; what bind(2) gave stays.
+pub fn abort(ns: &mut Namespace, key: SockKey) {
+    if let Ok(c) = ns.socks.common_mut(key) {
+        c.err = Some(Errno::ECONNABORTED);
+    }
+    ns.socks.event(key, poll::ERR | poll::IN | poll::OUT);
+    disconnect(ns, key);
 }
 
 fn link_local(a: IpAddr) -> bool {

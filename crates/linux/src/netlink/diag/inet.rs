@@ -6,6 +6,7 @@ use ferronet_core::{Errno, NsId};
 use ferronet_stack::Namespace;
 use ferronet_stack::sock::{Proto, SockFlags, SockKey};
 use ferronet_stack::tcp::{self, TcpKind};
+use ferronet_stack::udp;
 
 use super::super::Req;
 use super::super::codec::{AttrIter, Fields, Msg, nlm_f};
@@ -254,7 +255,7 @@ fn pick<'a>(q: &Query, all: &'a [Row]) -> Option<&'a Row> {
     named(false).or_else(|| named(true))
 }
 
-/// `ss -K` (`SOCK_DESTROY`, `tcp_diag_destroy`).
+/// `ss -K` (`SOCK_DESTROY`, `tcp_diag_destroy`, `udp_diag_destroy`).
 pub(super) fn destroy(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     if r.caller.uid != 0 {
         return Err(Errno::EPERM);
@@ -266,7 +267,11 @@ pub(super) fn destroy(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let Who::Sock(key) = row.who else { return Err(Errno::EOPNOTSUPP) };
     match ns.socks.socks.get(key).map(|s| &s.proto) {
         Some(Proto::Tcp(t)) if !matches!(t.kind, TcpKind::Closed) => tcp::user::abort(ns, key),
-        Some(_) => Err(Errno::EOPNOTSUPP),
+        Some(Proto::Udp(_)) => {
+            udp::abort(ns, key);
+            Ok(())
+        }
+        Some(Proto::Tcp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_)) => Err(Errno::EOPNOTSUPP),
         None => Err(Errno::ENOENT),
     }
 }
