@@ -31,6 +31,13 @@ impl Supervisor {
             },
             Phase::Fresh | Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Open => theirs,
         };
+        if call.parked.is_none()
+            && self.objects.stream(key).is_some_and(|(_, st, _)| matches!(st.phase, Phase::Fresh))
+            && let Ok(v) = self.kernel.getsockopt(sock, libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16)
+        {
+            // From now on a read waits as long as the program wants it to.
+            os::set_rcvtimeo(theirs.as_fd(), &v);
+        }
         let r = match self.with_sock_caller(call.n.tid, |k, c| k.connect(c, sock, name)) {
             Ok(r) => r,
             Err(e) => return Answer::Err(e),

@@ -117,6 +117,11 @@ pub(crate) fn setsockopt_raw(fd: BorrowedFd<'_>, level: i32, name: i32, val: &[u
     cvt(r.into()).map(drop)
 }
 
+/// Sets SO_RCVTIMEO to a struct timeval as the stack keeps it: seconds and microseconds, 64 bits each.
+pub(crate) fn set_rcvtimeo(fd: BorrowedFd<'_>, val: &[u8]) {
+    let _ = setsockopt_raw(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, val);
+}
+
 /// Sets SO_SNDBUF (bytes, the kernel doubles it); too large a value is silently cut to wmem_max.
 pub(crate) fn set_sndbuf(fd: BorrowedFd<'_>, bytes: i32) {
     let v = bytes.to_ne_bytes();

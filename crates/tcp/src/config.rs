@@ -183,6 +183,8 @@ pub struct SockOpts {
     pub keepintvl: u16,
     /// `TCP_LINGER2`; seconds, negative: no FIN_WAIT2 for orphans.
     pub linger2: i32,
+    /// `TCP_RTO_MAX_MS`; milliseconds, 0: the namespace's.
+    pub rto_max_ms: u32,
     /// `TCP_USER_TIMEOUT`; milliseconds.
     pub user_timeout_ms: u32,
     /// `SO_RCVBUF` as stored (already doubled); bytes.

@@ -120,7 +120,7 @@ impl Tcb {
         if req.retrans == 0 && req.sent_at != Instant::ZERO {
             let rtt = cx.now - req.sent_at;
             t.rtt.note_min(rtt, cx.now);
-            t.rtt.sample(rtt, t.snd.una, t.snd.nxt, cx.cfg.rto_min, cx.cfg.rto_max);
+            t.rtt.sample(rtt, t.snd.una, t.snd.nxt, cx.cfg.rto_min, t.rto_max(cx));
         } else {
             t.rtt.rto = TIMEOUT_FALLBACK;
             if req.retrans > 1 {
@@ -349,7 +349,7 @@ impl Tcb {
         if self.rec.retransmits == 0 {
             let rtt = (cx.now - self.snd.last_tx).max(Duration::from_micros(1));
             self.rtt.note_min(rtt, cx.now);
-            self.rtt.sample(rtt, self.snd.una, self.snd.nxt, cx.cfg.rto_min, cx.cfg.rto_max);
+            self.rtt.sample(rtt, self.snd.una, self.snd.nxt, cx.cfg.rto_min, self.rto_max(cx));
         } else {
             // RFC 6298 §5.7; RFC 5681 §3.1: after a lost SYN the window starts with one segment.
             self.rtt = Rtt::default();

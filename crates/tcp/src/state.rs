@@ -422,6 +422,14 @@ impl Tcb {
         self.rec.retrans_out = 0;
     }
 
+    /// Longest retransmission timeout (`tcp_rto_max`).
+    pub(crate) fn rto_max(&self, cx: &Cx<'_>) -> Duration {
+        match self.opts.rto_max_ms {
+            0 => cx.cfg.rto_max,
+            ms => Duration::from_millis(u64::from(ms)),
+        }
+    }
+
     /// User timeout or `None`.
     pub(crate) fn user_timeout(&self) -> Option<Duration> {
         (self.opts.user_timeout_ms > 0).then(|| Duration::from_millis(u64::from(self.opts.user_timeout_ms)))

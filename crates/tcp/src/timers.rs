@@ -7,7 +7,6 @@ use ferronet_core::time::Instant;
 use ferronet_core::{Errno, Mib};
 use ferronet_wire::tcp::TcpFlags;
 
-use crate::config::Config;
 use crate::recovery::CaState;
 use crate::segment::Cx;
 use crate::state::{Events, State, Tcb, wire};
@@ -77,9 +76,9 @@ impl Timers {
 }
 
 /// After how long without an answer `boundary` retransmissions have been made, doubling from `base`.
-fn model_timeout(cfg: &Config, boundary: u8, base: Duration) -> Duration {
+fn model_timeout(rto_max: Duration, boundary: u8, base: Duration) -> Duration {
     let base_ms = (base.as_millis() as u64).max(1);
-    let max = (cfg.rto_max.as_millis() as u64).max(base_ms);
+    let max = (rto_max.as_millis() as u64).max(base_ms);
     let thresh = (max / base_ms).max(1).ilog2();
     let b = u32::from(boundary);
     let ms = if b <= thresh {
@@ -147,7 +146,7 @@ impl Tcb {
 
     /// Starts the retransmission timer with the full timeout.
     pub(crate) fn reset_rto(&mut self, cx: &Cx<'_>) {
-        self.timers.set_rtx(Rtx::Retrans, cx.now + self.rtt.rto.min(cx.cfg.rto_max));
+        self.timers.set_rtx(Rtx::Retrans, cx.now + self.rtt.rto.min(self.rto_max(cx)));
     }
 
     /// RFC 6298 §5.1–5.3: runs while something is in flight, counted from the head's transmission when the timer
@@ -219,8 +218,8 @@ impl Tcb {
         let base = self.rtt.rto.max(cx.cfg.rto_min);
         let shift = u32::from(self.rtt.backoff.min(20));
         let base =
-            if self.rtt.backoff > 0 { self.rtt.base(cx.cfg.rto_max).max(cx.cfg.rto_min) } else { base };
-        let when = base.saturating_mul(1 << shift).min(cx.cfg.rto_max);
+            if self.rtt.backoff > 0 { self.rtt.base(self.rto_max(cx)).max(cx.cfg.rto_min) } else { base };
+        let when = base.saturating_mul(1 << shift).min(self.rto_max(cx));
         self.timers.set_rtx(Rtx::Probe0, cx.now + when);
     }
 
@@ -238,7 +237,7 @@ impl Tcb {
         }
         let mut max = cx.cfg.retries2;
         if self.orphan {
-            max = self.orphan_retries(cx, self.rtt.rto < cx.cfg.rto_max);
+            max = self.orphan_retries(cx, self.rtt.rto < self.rto_max(cx));
             if self.rec.probes_out >= max {
                 return self.write_err(cx);
             }
@@ -286,13 +285,13 @@ impl Tcb {
         } else {
             let mut n = cx.cfg.retries2;
             if self.orphan {
-                n = self.orphan_retries(cx, self.rtt.rto < cx.cfg.rto_max);
+                n = self.orphan_retries(cx, self.rtt.rto < self.rto_max(cx));
             }
-            let limit = self.user_timeout().unwrap_or_else(|| model_timeout(cx.cfg, n, cx.cfg.rto_min));
+            let limit = self.user_timeout().unwrap_or_else(|| model_timeout(self.rto_max(cx), n, cx.cfg.rto_min));
             // A peer that closed its window over data in flight but still answers is alive; Linux gives it up
             // after two of the longest timeouts without an answer (tcp_rtx_probe0_timed_out).
             let closed = self.snd.wnd == 0 && !self.orphan;
-            r > 0 && waited >= limit && !(closed && cx.now - self.stats.last_ack_rx < 2 * cx.cfg.rto_max)
+            r > 0 && waited >= limit && !(closed && cx.now - self.stats.last_ack_rx < 2 * self.rto_max(cx))
         };
         if expired {
             self.write_err(cx);
@@ -321,7 +320,7 @@ impl Tcb {
             }
             self.owed.syn = true;
             if self.state == State::SynRecv || self.rec.retransmits >= cx.cfg.syn_linear_timeouts {
-                self.rtt.back_off(cx.cfg.rto_max);
+                self.rtt.back_off(self.rto_max(cx));
             }
             self.rec.retransmits = self.rec.retransmits.saturating_add(1);
             self.reset_rto(cx);
@@ -333,7 +332,7 @@ impl Tcb {
         self.enter_loss(cx);
         self.owed.rto_head = true;
         self.rec.retransmits = self.rec.retransmits.saturating_add(1);
-        self.rtt.back_off(cx.cfg.rto_max);
+        self.rtt.back_off(self.rto_max(cx));
         self.reset_rto(cx);
     }
 

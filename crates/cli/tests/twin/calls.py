@@ -634,6 +634,54 @@ def files():
 
 
 @section
+def unconnected():
+    s = socket.socket()
+    try:
+        say("recv before connect()", s.recv(1))
+    except OSError:
+        # ENOTCONN on Linux.
+        say("recv before connect()", "fails")
+    l = listen()
+    s.connect(l.getsockname())
+    c, _ = l.accept()
+    threading.Timer(0.1, lambda: c.send(b"late")).start()
+    ask("recv after it waits", lambda: s.recv(10))
+
+
+@section
+def killed():
+    """ss -K, as far as the errors can be told alike (ARCHITECTURE.md)."""
+    def kill(*what):
+        subprocess.run(["ss", "-K", *what], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    c, s = pair()
+    kill("-t", "src", f"127.0.0.1:{c.getsockname()[1]}", "dst", f"127.0.0.1:{c.getpeername()[1]}")
+    until(c, select.POLLRDHUP)
+    say("killed: readiness", now(c))
+    say("killed: SO_ERROR", errno.errorcode[c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)])
+    ask("killed: recv", lambda: c.recv(1))
+    ask("killed: send", lambda: c.send(b"x"))
+    ask("killed: peer", lambda: s.recv(1))
+    l = listen()
+    t = threading.Timer(0.05, lambda: kill("-lt", "src", f"127.0.0.1:{l.getsockname()[1]}"))
+    t.start()
+    ask("killed listener: accept", l.accept)
+    t.join()
+    say("killed listener: readiness", now(l))
+    say("killed listener: SO_ERROR", errno.errorcode[l.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)])
+    ask("killed listener: accept again", l.accept)
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    u.bind(("127.0.0.1", 0))
+    u.settimeout(5)
+    t = threading.Timer(0.05, lambda: kill("-ua", "src", f"127.0.0.1:{u.getsockname()[1]}"))
+    t.start()
+    ask("killed UDP: recv", lambda: u.recv(1))
+    t.join()
+    u.setblocking(False)
+    ask("killed UDP: recv then", lambda: u.recv(1))
+
+
+@section
 def urgent():
     mark = lambda s: struct.unpack("i", fcntl.ioctl(s, 0x8905, b"\0" * 4))[0]
     oob = socket.MSG_OOB

@@ -42,6 +42,10 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
         let native = matches!(slot, Slot::Lowest);
         Body::Message(sock, Message { native, ..Message::default() })
     };
+    if stream {
+        // Linux says ENOTCONN to who reads now; here a read at least ends, with EAGAIN, until connect() (connect.rs).
+        os::set_rcvtimeo(theirs.as_fd(), &[0i64, 1].map(i64::to_ne_bytes).concat());
+    }
     let interest = if stream { bits::IN | bits::PRI } else { bits::IN };
     let object = Object { mine: Some(mine), cookie, owner: (tid, 0), waiters: Vec::new(), interest, body };
     inject(s, call, object, theirs.as_fd(), slot, flags & libc::SOCK_CLOEXEC != 0)

@@ -74,6 +74,7 @@ const OPTIONS: &[(&str, i32, i32)] = &[
     ("TCP_QUICKACK", 6, 12),
     ("TCP_USER_TIMEOUT", 6, 18),
     ("TCP_NOTSENT_LOWAT", 6, 25),
+    ("TCP_RTO_MAX_MS", 6, 44),
     ("IP_TOS", 0, 1),
     ("IP_TTL", 0, 2),
     ("IP_HDRINCL", 0, 3),

@@ -75,6 +75,7 @@ macro_rules! for_each_script {
             tcp_dsack
             tcp_fast_retransmit
             tcp_rto
+            tcp_rto_max
             tcp_zero_window
             tcp_fin_half_close
             tcp_fin_simultaneous
@@ -92,6 +93,7 @@ macro_rules! for_each_script {
             tcp_listen_overflow
             tcp_syncookies
             tcp_peek_urgent
+            tcp_urgent
             tcp_window_update
             tcp_initial_cwnd
             tcp_tail_loss_probe

@@ -291,7 +291,7 @@ impl Tcb {
         if let Some(c) = ca_rtt {
             self.rtt.note_min(c, now);
         }
-        self.rtt.sample(rtt, self.snd.una, self.snd.nxt, cx.cfg.rto_min, cx.cfg.rto_max);
+        self.rtt.sample(rtt, self.snd.una, self.snd.nxt, cx.cfg.rto_min, self.rto_max(cx));
         ca_rtt
     }
 
@@ -612,7 +612,7 @@ impl Tcb {
     fn ack_probe(&mut self, cx: &mut Cx<'_>) {
         if self.has_unsent_in_window() {
             self.timers.clear_rtx();
-            self.rtt.reset_backoff(cx.cfg.rto_max);
+            self.rtt.reset_backoff(self.rto_max(cx));
         } else {
             self.arm_probe0(cx);
         }

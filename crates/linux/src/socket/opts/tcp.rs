@@ -54,7 +54,7 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
         24 => int((ns.env.now.millis()) as i32),
         25 => int(o.notsent_lowat as i32),
         28 | 31 | 33 | 26 => Vec::new(),
-        44 => int(120_000),
+        44 => or(o.rto_max_ms as i32, Sysctl::TcpRtoMaxMs),
         20 | 21 | 29 | 35 => return Err(Errno::EINVAL),
         _ => return Err(Errno::ENOPROTOOPT),
     })
@@ -114,9 +114,11 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         16 | 17 | 30 | 34 | 36 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
         27 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
         23 | 37 if v < 0 => return Err(Errno::EINVAL),
-        // TCP_RTO_MAX_MS: kept within what RFC 6298 allows.
-        44 if !(1000..=120_000).contains(&v) => return Err(Errno::EINVAL),
-        44 => {}
+        // TCP_RTO_MAX_MS: a second to TCP_RTO_MAX_SEC.
+        44 => {
+            let v = within(1000, 120_000)?;
+            opts::set(ns, w.key, |o| o.rto_max_ms = v as u32);
+        }
         30 if v == 0 => {}
         // TCP_REPAIR and what belongs to it.
         19 if v <= 0 => {}
