@@ -287,7 +287,8 @@ impl Tcb {
             if self.orphan {
                 n = self.orphan_retries(cx, self.rtt.rto < self.rto_max(cx));
             }
-            let limit = self.user_timeout().unwrap_or_else(|| model_timeout(self.rto_max(cx), n, cx.cfg.rto_min));
+            let limit =
+                self.user_timeout().unwrap_or_else(|| model_timeout(self.rto_max(cx), n, cx.cfg.rto_min));
             // A peer that closed its window over data in flight but still answers is alive; Linux gives it up
             // after two of the longest timeouts without an answer (tcp_rtx_probe0_timed_out).
             let closed = self.snd.wnd == 0 && !self.orphan;
