@@ -76,7 +76,7 @@ impl Awake {
             threads: Default::default(),
             short: 0,
             callers: [0; CALLERS],
-            several: std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
+            several: os::allowed_cpus() > 1 && !has_quota(),
         }
     }
 
@@ -133,6 +133,11 @@ impl Awake {
             }
         }
     }
+}
+
+/// A control group limits the time on processors: what is spun would be missing elsewhere.
+fn has_quota() -> bool {
+    std::thread::available_parallelism().is_ok_and(|n| n.get() < os::allowed_cpus())
 }
 
 impl Drop for Awake {

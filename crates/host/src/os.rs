@@ -48,6 +48,18 @@ pub(crate) fn schedule_idle() -> bool {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) == 0 }
 }
 
+/// How many processors this thread may run on.
+pub(crate) fn allowed_cpus() -> usize {
+    // SAFETY: a set of processors is plain bits; the kernel writes at most its size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 {
+            return 1;
+        }
+        usize::try_from(libc::CPU_COUNT(&set)).unwrap_or(1)
+    }
+}
+
 /// Binds this thread to one processor; false when that is refused.
 pub(crate) fn run_on(cpu: i32) -> bool {
     let Ok(cpu) = usize::try_from(cpu) else { return false };
