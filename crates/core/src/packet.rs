@@ -132,8 +132,10 @@ pub struct Meta {
 #[repr(C, align(64))]
 struct Inner {
     meta: Meta,
-    data: u16,
-    tail: u16,
+    /// Ends of the linear part in the head. Words, though 16 bits would do: the processor forwards a store to a load
+    /// of the same width.
+    data: u32,
+    tail: u32,
     frag_len: u32,
     /// Somebody owns it: dropping it now is a bug. Only debug builds ask.
     live: bool,
@@ -190,8 +192,8 @@ impl Pool {
         self.allocated += 1;
         Packet(Box::new(Inner {
             meta: Meta::default(),
-            data: HEADROOM as u16,
-            tail: HEADROOM as u16,
+            data: HEADROOM as u32,
+            tail: HEADROOM as u32,
             frag_len: 0,
             live: true,
             frags: SmallVec::new(),
@@ -205,7 +207,7 @@ impl Pool {
         let (linear, rest) = bytes.split_at(if bytes.len() <= LINEAR { bytes.len() } else { 128 });
         let i = &mut *p.0;
         i.head[HEADROOM..HEADROOM + linear.len()].copy_from_slice(linear);
-        i.tail = (HEADROOM + linear.len()) as u16;
+        i.tail = (HEADROOM + linear.len()) as u32;
         if !rest.is_empty() {
             p.push_frag(Bytes::copy_from_slice(rest));
         }
@@ -227,8 +229,8 @@ impl Pool {
             i.frag_len = 0;
         }
         i.meta = Meta::default();
-        i.data = HEADROOM as u16;
-        i.tail = HEADROOM as u16;
+        i.data = HEADROOM as u32;
+        i.tail = HEADROOM as u32;
         self.free.push(p);
     }
 
@@ -283,7 +285,7 @@ impl Packet {
     #[must_use]
     pub fn len(&self) -> usize {
         let i = inner(self);
-        usize::from(i.tail - i.data) + i.frag_len as usize
+        (i.tail - i.data) as usize + i.frag_len as usize
     }
     /// `true` when it holds no bytes.
     #[must_use]
@@ -295,13 +297,13 @@ impl Packet {
     #[must_use]
     pub fn data(&self) -> &[u8] {
         let i = inner(self);
-        &i.head[usize::from(i.data)..usize::from(i.tail)]
+        &i.head[i.data as usize..i.tail as usize]
     }
     /// The linear bytes, to change.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
         let i = inner_mut(self);
-        &mut i.head[usize::from(i.data)..usize::from(i.tail)]
+        &mut i.head[i.data as usize..i.tail as usize]
     }
     /// The pieces behind the linear part.
     #[inline]
@@ -313,30 +315,30 @@ impl Packet {
     #[inline]
     #[must_use]
     pub fn pos(&self) -> u16 {
-        inner(self).data
+        inner(self).data as u16
     }
     /// Linear bytes from the absolute position `pos` (an offset of [`Meta`]).
     #[inline]
     #[must_use]
     pub fn at(&self, pos: u16) -> &[u8] {
         let i = inner(self);
-        i.head.get(usize::from(pos)..usize::from(i.tail)).unwrap_or(&[])
+        i.head.get(usize::from(pos)..i.tail as usize).unwrap_or(&[])
     }
     /// Likewise, to change.
     #[inline]
     pub fn at_mut(&mut self, pos: u16) -> &mut [u8] {
         let i = inner_mut(self);
-        i.head.get_mut(usize::from(pos)..usize::from(i.tail)).unwrap_or(&mut [])
+        i.head.get_mut(usize::from(pos)..i.tail as usize).unwrap_or(&mut [])
     }
     /// Room in front.
     #[must_use]
     pub fn headroom(&self) -> usize {
-        usize::from(inner(self).data)
+        inner(self).data as usize
     }
     /// Room behind the linear part.
     #[must_use]
     pub fn tailroom(&self) -> usize {
-        HEAD - usize::from(inner(self).tail)
+        HEAD - inner(self).tail as usize
     }
 
     /// Grows at the front by `n` bytes and returns them (`skb_push`). Headers fit the headroom by
@@ -347,10 +349,10 @@ impl Packet {
     #[inline(always)]
     pub fn push(&mut self, n: usize) -> &mut [u8] {
         let i = inner_mut(self);
-        let new = usize::from(i.data).checked_sub(n);
+        let new = (i.data as usize).checked_sub(n);
         debug_assert!(new.is_some(), "headroom used up");
-        i.data = new.unwrap_or(0) as u16;
-        let d = usize::from(i.data);
+        i.data = new.unwrap_or(0) as u32;
+        let d = i.data as usize;
         &mut i.head[d..d + n]
     }
 
@@ -361,10 +363,10 @@ impl Packet {
     #[inline]
     pub fn put(&mut self, n: usize) -> &mut [u8] {
         let i = inner_mut(self);
-        let t = usize::from(i.tail);
+        let t = i.tail as usize;
         let room = &mut i.head[t..t + n];
         room.fill(0);
-        i.tail += n as u16;
+        i.tail += n as u32;
         room
     }
 
@@ -373,10 +375,10 @@ impl Packet {
     #[must_use]
     pub fn pull(&mut self, n: usize) -> bool {
         let i = inner_mut(self);
-        if n > usize::from(i.tail - i.data) {
+        if n > (i.tail - i.data) as usize {
             return false;
         }
-        i.data += n as u16;
+        i.data += n as u32;
         true
     }
 
@@ -385,24 +387,24 @@ impl Packet {
     #[must_use]
     pub fn may_pull(&mut self, n: usize) -> bool {
         let i = inner_mut(self);
-        let have = usize::from(i.tail - i.data);
+        let have = (i.tail - i.data) as usize;
         if n <= have { true } else { self.pull_tail(n - have) }
     }
 
     #[cold]
     fn pull_tail(&mut self, mut need: usize) -> bool {
         let i = inner_mut(self);
-        if need > i.frag_len as usize || usize::from(i.tail) + need > HEAD {
+        if need > i.frag_len as usize || i.tail as usize + need > HEAD {
             return false;
         }
         while need > 0 {
             let f = &mut i.frags[0];
             let n = need.min(f.len());
-            let t = usize::from(i.tail);
+            let t = i.tail as usize;
             i.head[t..t + n].copy_from_slice(&f[..n]);
             bytes::Buf::advance(f, n);
             let gone = f.is_empty();
-            i.tail += n as u16;
+            i.tail += n as u32;
             i.frag_len -= n as u32;
             need -= n;
             if gone {
@@ -416,9 +418,9 @@ impl Packet {
     #[inline]
     pub fn trim(&mut self, len: usize) {
         let i = inner_mut(self);
-        let linear = usize::from(i.tail - i.data);
+        let linear = (i.tail - i.data) as usize;
         if len <= linear {
-            i.tail = i.data + len as u16;
+            i.tail = i.data + len as u32;
             if i.frag_len > 0 {
                 i.frags.clear();
                 i.frag_len = 0;
@@ -492,11 +494,11 @@ impl Packet {
     /// the pieces move. The packet keeps its headers.
     pub fn take_payload(&mut self, header: usize, out: &mut SmallVec<[Bytes; 2]>) {
         let i = inner_mut(self);
-        let from = usize::from(i.data) + header;
-        let tail = usize::from(i.tail);
+        let from = i.data as usize + header;
+        let tail = i.tail as usize;
         if from < tail {
             out.push(Bytes::copy_from_slice(&i.head[from..tail]));
-            i.tail = from as u16;
+            i.tail = from as u32;
         }
         out.extend(i.frags.drain(..));
         i.frag_len = 0;
@@ -513,8 +515,8 @@ impl Packet {
         to.frag_len = from.frag_len;
         to.frags.extend(from.frags.iter().cloned());
         // From the link header, when there is one in front of the current header.
-        let start = if from.meta.mac == 0 { from.data } else { from.data.min(from.meta.mac) };
-        let from_range = usize::from(start)..usize::from(from.tail);
+        let start = if from.meta.mac == 0 { from.data } else { from.data.min(from.meta.mac.into()) };
+        let from_range = start as usize..from.tail as usize;
         to.head[from_range.clone()].copy_from_slice(&from.head[from_range]);
         p
     }
@@ -531,19 +533,19 @@ impl Packet {
     #[inline]
     pub fn set_network_header(&mut self) {
         let i = inner_mut(self);
-        i.meta.network = i.data;
+        i.meta.network = i.data as u16;
     }
     /// Marks the current position as the link header.
     #[inline]
     pub fn set_mac_header(&mut self) {
         let i = inner_mut(self);
-        i.meta.mac = i.data;
+        i.meta.mac = i.data as u16;
     }
     /// Marks `offset` bytes behind the current position as the transport header.
     #[inline]
     pub fn set_transport_header(&mut self, offset: usize) {
         let i = inner_mut(self);
-        i.meta.transport = i.data + offset as u16;
+        i.meta.transport = i.data as u16 + offset as u16;
     }
     /// Bytes from the network header on.
     #[inline]
@@ -574,10 +576,10 @@ impl Packet {
     #[must_use]
     pub fn seek(&mut self, pos: u16) -> bool {
         let i = inner_mut(self);
-        if pos > i.tail {
+        if u32::from(pos) > i.tail {
             return false;
         }
-        i.data = pos;
+        i.data = pos.into();
         true
     }
 }
