@@ -25,6 +25,11 @@ impl Tcb {
                 self.done(cx, None);
                 return Ok(());
             }
+            State::SynRecv if let Some(f) = &mut self.fastopen => {
+                f.shut = true;
+                self.events.add(Events::WRITABLE);
+                return Ok(());
+            }
             State::SynRecv | State::Established => self.set_state(cx, State::FinWait1),
             State::CloseWait => self.set_state(cx, State::LastAck),
             State::Close | State::Listen => return Err(Errno::ENOTCONN),

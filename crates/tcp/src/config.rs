@@ -183,6 +183,10 @@ pub struct SockOpts {
     pub keepintvl: u16,
     /// `TCP_LINGER2`; seconds, negative: no FIN_WAIT2 for orphans.
     pub linger2: i32,
+    /// `TCP_FASTOPEN`: connections made by their SYN that a listener may have at once; 0: none.
+    pub fastopen_qlen: u32,
+    /// `TCP_FASTOPEN_NO_COOKIE`.
+    pub fastopen_no_cookie: bool,
     /// `TCP_RTO_MAX_MS`; milliseconds, 0: the namespace's.
     pub rto_max_ms: u32,
     /// `TCP_USER_TIMEOUT`; milliseconds.

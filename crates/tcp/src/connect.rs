@@ -27,7 +27,7 @@ pub struct Open {
 }
 
 impl Tcb {
-    fn new(cx: &Cx<'_>, opts: SockOpts, open: Open, state: State) -> Tcb {
+    pub(crate) fn new(cx: &Cx<'_>, opts: SockOpts, open: Open, state: State) -> Tcb {
         let iss = origin(open.iss);
         let alg = opts.congestion.unwrap_or(cx.cfg.congestion);
         let mut t = Tcb {
@@ -51,6 +51,7 @@ impl Tcb {
             wscale_on: false,
             orphan: false,
             passive: false,
+            fastopen: None,
             error: None,
             soft_error: None,
             events: Events::default(),
@@ -96,6 +97,28 @@ impl Tcb {
     /// ESTABLISHED; give it that same segment with [`Tcb::rcv`] next, for its data, window and FIN.
     #[must_use]
     pub fn from_request(cx: &mut Cx<'_>, opts: SockOpts, req: &RequestSock) -> Tcb {
+        let mut t = Tcb::of_request(cx, opts, req);
+        t.snd.una = t.snd.nxt;
+        // The window is the final ACK's, which is processed next; that of the SYN counts for nothing
+        // (tcp_create_openreq_child).
+        t.snd.wl1 = t.rcv.irs;
+        t.stats.total_retrans = u32::from(req.retrans);
+        if req.retrans == 0 && req.sent_at != Instant::ZERO {
+            let rtt = cx.now - req.sent_at;
+            t.rtt.note_min(rtt, cx.now);
+            t.rtt.sample(rtt, t.snd.una, t.snd.nxt, cx.cfg.rto_min, t.rto_max(cx));
+        } else {
+            t.rtt.rto = TIMEOUT_FALLBACK;
+            if req.retrans > 1 {
+                t.w.cwnd = 1;
+            }
+        }
+        t.establish(cx);
+        t
+    }
+
+    /// What a request has agreed on (`tcp_create_openreq_child`); in SYN-RECEIVED.
+    pub(crate) fn of_request(cx: &mut Cx<'_>, opts: SockOpts, req: &RequestSock) -> Tcb {
         let open = Open { iss: req.iss, ts_offset: req.ts_offset, path_mss: req.path_mss };
         let mut t = Tcb::new(cx, opts, open, State::SynRecv);
         t.passive = true;
@@ -112,23 +135,7 @@ impl Tcb {
         t.snd.mss_clamp = req.mss_clamp;
         t.start_receiving(req.irs);
         t.snd.nxt = t.snd.iss + 1;
-        t.snd.una = t.snd.nxt;
-        // The window is the final ACK's, which is processed next; that of the SYN counts for nothing
-        // (tcp_create_openreq_child).
-        t.snd.wl1 = t.rcv.irs;
-        t.stats.total_retrans = u32::from(req.retrans);
-        if req.retrans == 0 && req.sent_at != Instant::ZERO {
-            let rtt = cx.now - req.sent_at;
-            t.rtt.note_min(rtt, cx.now);
-            t.rtt.sample(rtt, t.snd.una, t.snd.nxt, cx.cfg.rto_min, t.rto_max(cx));
-        } else {
-            t.rtt.rto = TIMEOUT_FALLBACK;
-            if req.retrans > 1 {
-                t.w.cwnd = 1;
-            }
-        }
         cx.inc(Mib::TcpPassiveOpens);
-        t.establish(cx);
         t
     }
 
@@ -141,7 +148,7 @@ impl Tcb {
         r.space_seq = r.nxt;
     }
 
-    fn establish(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn establish(&mut self, cx: &mut Cx<'_>) {
         self.set_state(cx, State::Established);
         self.timers.clear_rtx();
         self.rec.retransmits = 0;
@@ -268,17 +275,22 @@ impl Tcb {
             wscale: ws.then_some(self.rcv.wscale),
             sack_permitted: sack,
             timestamps: ts.then(|| Timestamps { tsval: self.ts_now(cx.now), tsecr: self.rcv.ts_recent }),
+            fastopen: self.fastopen.as_ref().and_then(|f| f.cookie),
             ..TcpOptions::default()
         };
         self.stats.segs_out += 1;
         if self.rec.retransmits > 0 {
-            t.kind = Kind::Retrans;
+            // A SYN-ACK for a listener's peer counts as sent each time (tcp_make_synack).
+            t.kind = if self.fastopen.is_some() { Kind::Syn } else { Kind::Retrans };
             self.stats.total_retrans += 1;
             cx.inc(Mib::TcpRetransSegs);
             cx.inc(Mib::TcpExtTCPSynRetrans);
         } else {
             // SYN's departure, for the first RTT sample.
             self.snd.last_tx = cx.now;
+            if let Some(f) = &mut self.fastopen {
+                f.sent = cx.now;
+            }
             self.rec.retrans_stamp = self.ts_now(cx.now).max(1);
         }
         if !self.timers.rtx_pending() {
@@ -287,7 +299,7 @@ impl Tcb {
         Some(t)
     }
 
-    fn reply_reset(&mut self, seg: &Segment) {
+    pub(crate) fn reply_reset(&mut self, seg: &Segment) {
         if let Some(t) = reset_for(seg) {
             self.owed.rst = Some((t.seq, t.ack, t.flags));
         }
@@ -345,7 +357,7 @@ impl Tcb {
         Ok(())
     }
 
-    fn take_syn_rtt(&mut self, cx: &Cx<'_>) {
+    pub(crate) fn take_syn_rtt(&mut self, cx: &Cx<'_>) {
         if self.rec.retransmits == 0 {
             let rtt = (cx.now - self.snd.last_tx).max(Duration::from_micros(1));
             self.rtt.note_min(rtt, cx.now);
@@ -396,6 +408,9 @@ impl Tcb {
         if ack <= self.snd.una || ack > self.snd.nxt {
             self.reply_reset(seg);
             return Err(DropReason::TcpTooNewAck);
+        }
+        if let Some(f) = self.fastopen.take() {
+            return self.fastopen_established(cx, seg, seq, *f);
         }
         self.snd.una = ack;
         // Scaled even when it is a SYN-ACK (tcp_rcv_state_process), against RFC 7323 §2.2.

@@ -12,6 +12,7 @@ mod close;
 mod config;
 pub mod cong;
 mod connect;
+mod fastopen;
 mod info;
 pub mod isn;
 mod output;

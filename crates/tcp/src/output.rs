@@ -28,6 +28,9 @@ impl Tcb {
         }
         match self.state {
             State::Close | State::Listen => None,
+            State::SynRecv if self.fastopen.is_some() => {
+                self.poll_handshake(cx).or_else(|| self.poll_data(cx)).or_else(|| self.poll_ack(cx))
+            }
             State::SynSent | State::SynRecv => self.poll_handshake(cx),
             State::TimeWait => self.poll_ack(cx),
             State::Established

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use ferronet_core::time::Instant;
 use ferronet_core::{DropReason, Mib};
-use ferronet_wire::tcp::{SeqNr, TCP_MSS_DEFAULT, TcpFlags, TcpOptions, Timestamps};
+use ferronet_wire::tcp::{FastopenCookie, SeqNr, TCP_MSS_DEFAULT, TcpFlags, TcpOptions, Timestamps};
 
 use crate::config::SockOpts;
 use crate::connect::Open;
@@ -44,6 +44,8 @@ pub struct RequestSock {
     pub(crate) sent_at: Instant,
     last_oow_ack: Instant,
     deadline: Instant,
+    /// The Fast Open cookie the SYN-ACK brings.
+    pub fastopen: Option<FastopenCookie>,
 }
 
 /// What to do with a segment for a request.
@@ -112,6 +114,7 @@ impl RequestSock {
             sent_at: Instant::ZERO,
             last_oow_ack: Instant::ZERO,
             deadline: cx.now + TIMEOUT_INIT,
+            fastopen: None,
         }
     }
 
@@ -192,6 +195,7 @@ impl RequestSock {
             wscale: self.wscale_ok.then_some(self.rcv_wscale),
             sack_permitted: self.sack_ok,
             timestamps: self.ts_ok.then_some(Timestamps { tsval, tsecr: self.ts_recent }),
+            fastopen: self.fastopen,
             ..TcpOptions::default()
         };
         if self.sent_at == Instant::ZERO {

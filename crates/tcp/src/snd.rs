@@ -33,6 +33,8 @@ impl Tcb {
         }
         match self.state {
             State::Established | State::CloseWait => {}
+            State::SynRecv if self.fastopen.as_ref().is_some_and(|f| f.shut) => return Err(Errno::EPIPE),
+            State::SynRecv if self.fastopen.is_some() => {}
             State::SynSent | State::SynRecv => {
                 self.snd.nospace = true;
                 return Err(Errno::EAGAIN);
@@ -138,7 +140,9 @@ impl Tcb {
     #[must_use]
     pub fn writable(&self) -> bool {
         match self.state {
-            State::Established | State::CloseWait if !self.snd.fin => {
+            State::Established | State::CloseWait | State::SynRecv
+                if !self.snd.fin && (self.state != State::SynRecv || self.is_fastopen()) =>
+            {
                 let q = self.wmem_queued();
                 let lowat = if self.opts.notsent_lowat > 0 { self.opts.notsent_lowat } else { u32::MAX };
                 self.snd.sndbuf.saturating_sub(q) >= q >> 1 && self.notsent_bytes() < lowat

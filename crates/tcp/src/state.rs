@@ -298,6 +298,8 @@ pub struct Tcb {
     /// The program closed it.
     pub(crate) orphan: bool,
     pub(crate) passive: bool,
+    /// Made by a SYN with a Fast Open cookie, whose handshake is not complete.
+    pub(crate) fastopen: Option<Box<crate::fastopen::Handshake>>,
     pub(crate) error: Option<Errno>,
     pub(crate) soft_error: Option<Errno>,
     pub(crate) events: Events,

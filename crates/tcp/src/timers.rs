@@ -176,6 +176,10 @@ impl Tcb {
     }
 
     pub(crate) fn set_xmit_timer_after_send(&mut self, cx: &Cx<'_>, first: bool) {
+        // The SYN-ACK of a Fast Open connection has the timer (tcp_rearm_rto).
+        if self.is_fastopen() {
+            return;
+        }
         if first || matches!(self.timers.rtx, Rtx::LossProbe | Rtx::None | Rtx::Probe0) {
             self.rearm_rto(cx);
         }
@@ -278,7 +282,12 @@ impl Tcb {
         let r = self.rec.retransmits;
         let waited = self.rec.first_timeout.map_or(Duration::ZERO, |t| cx.now - t);
         let expired = if matches!(self.state, State::SynSent | State::SynRecv) {
-            let n = if self.opts.syn_retries > 0 { self.opts.syn_retries } else { cx.cfg.syn_retries };
+            let n = match self.opts.syn_retries {
+                // tcp_fastopen_synack_timer: one more, the peer may be waiting for an answer to its data.
+                0 if self.is_fastopen() => cx.cfg.synack_retries.saturating_add(1),
+                0 => cx.cfg.syn_retries,
+                n => n,
+            };
             // The first ones are not spaced out, and do not count (tcp_syn_linear_timeouts).
             let linear = if self.state == State::SynSent { cx.cfg.syn_linear_timeouts } else { 0 };
             r >= n.saturating_add(linear) || (r > 0 && self.user_timeout().is_some_and(|t| waited >= t))
@@ -313,7 +322,9 @@ impl Tcb {
             return;
         }
         // Another way through the network, where there are several: IPv6's flow label changes (sk_rethink_txhash).
-        cx.inc(Mib::TcpExtTcpTimeoutRehash);
+        if !self.is_fastopen() {
+            cx.inc(Mib::TcpExtTcpTimeoutRehash);
+        }
         cx.inc(Mib::TcpExtTCPTimeouts);
         if syn {
             if self.rec.retransmits > 0 {

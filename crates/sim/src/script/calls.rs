@@ -73,6 +73,7 @@ const OPTIONS: &[(&str, i32, i32)] = &[
     ("TCP_WINDOW_CLAMP", 6, 10),
     ("TCP_QUICKACK", 6, 12),
     ("TCP_USER_TIMEOUT", 6, 18),
+    ("TCP_FASTOPEN", 6, 23),
     ("TCP_NOTSENT_LOWAT", 6, 25),
     ("TCP_RTO_MAX_MS", 6, 44),
     ("IP_TOS", 0, 1),

@@ -76,6 +76,7 @@ macro_rules! for_each_script {
             tcp_fast_retransmit
             tcp_rto
             tcp_rto_max
+            tcp_fastopen_server
             tcp_zero_window
             tcp_fin_half_close
             tcp_fin_simultaneous

@@ -35,6 +35,10 @@ impl TcpTables {
         let w = words(t);
         isn::secure_tcp_ts_off(self.ts_key, &w[..4])
     }
+    /// Key of Fast Open cookies while `tcp_fastopen_key` is not set.
+    pub(super) fn fastopen_key(&self) -> [u64; 2] {
+        [self.isn_key[1] ^ 0x7466_6f20_6b65_7921, self.ts_key[0]]
+    }
     /// Reads the settings again when a sysctl changed.
     #[inline]
     pub fn refresh(&mut self, t: &ferronet_core::sysctl::SysctlTable) {

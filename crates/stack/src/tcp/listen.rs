@@ -33,7 +33,8 @@ pub(super) fn tcp_rcv_listen(ns: &mut Namespace, p: Packet, key: SockKey, inc: &
         send_reset(ns, inc);
         ns.env.drop(p, DropReason::TcpFlags);
     } else if f.contains(TcpFlags::SYN) && !f.contains(TcpFlags::FIN) {
-        match tcp_conn_request(ns, key, inc) {
+        let mut p = p;
+        match tcp_conn_request(ns, key, &mut p, inc) {
             Ok(()) => ns.env.consume(p),
             Err(r) => ns.env.drop(p, r),
         }
@@ -72,7 +73,12 @@ pub(super) fn listen_drop(ns: &mut Namespace, key: SockKey, r: DropReason) -> Dr
 }
 
 /// A SYN (`tcp_conn_request`).
-fn tcp_conn_request(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Result<(), DropReason> {
+fn tcp_conn_request(
+    ns: &mut Namespace,
+    key: SockKey,
+    p: &mut Packet,
+    inc: &Incoming,
+) -> Result<(), DropReason> {
     let cookies = ns.env.sysctl.get(Sysctl::TcpSyncookies);
     let max_syn = u32::try_from(ns.env.sysctl.get(Sysctl::TcpMaxSynBacklog)).unwrap_or(u32::MAX);
     let now = ns.env.now;
@@ -105,8 +111,12 @@ fn tcp_conn_request(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Result<
         return Ok(());
     }
     let opts = tcp_sock_mut(ns, key).map(|t| t.opts).unwrap_or_default();
-    let mut cx = Cx { now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
+    let cx = Cx { now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     let mut req = RequestSock::new(&cx, &opts, &inc.seg, open);
+    if super::fastopen::tcp_try_fastopen(ns, key, p, inc, &mut req) {
+        return Ok(());
+    }
+    let mut cx = Cx { now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     let reply = req.syn_ack(&mut cx);
     let deadline = req.deadline();
     let oif = if link_local(inc.tuple.raddr) { inc.dev } else { IfIndex::NONE };
@@ -225,10 +235,20 @@ pub(super) fn make_child(
     inc: &Incoming,
 ) -> Option<SockKey> {
     let (_, route) = prepare(ns, parent, inc)?;
-    let ip_id = ns.env.rng.next_u32() as u16;
     let opts = tcp_sock_mut(ns, parent)?.opts;
     let mut cx = Cx { now: ns.env.now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     let tcb = Tcb::from_request(&mut cx, opts, req);
+    make_socket(ns, parent, (tcb, opts, route), inc)
+}
+
+/// The socket around a new connection.
+pub(super) fn make_socket(
+    ns: &mut Namespace,
+    parent: SockKey,
+    (tcb, opts, route): (Tcb, ferronet_tcp::SockOpts, crate::fib::Route),
+    inc: &Incoming,
+) -> Option<SockKey> {
+    let ip_id = ns.env.rng.next_u32() as u16;
     let ts = TcpSock {
         kind: TcpKind::Conn(Box::new(tcb)),
         opts,

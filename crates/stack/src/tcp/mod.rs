@@ -7,6 +7,7 @@
 mod cookie;
 mod demux;
 mod err;
+mod fastopen;
 mod listen;
 mod metrics;
 pub mod opts;
@@ -99,6 +100,8 @@ pub struct Listener {
     pub max_ack_backlog: u32,
     /// Connections that wait for accept(2).
     pub accept_queue: VecDeque<SockKey>,
+    /// Connections made by their SYN whose handshake ran when it was asked last.
+    pub fastopen: Vec<SockKey>,
     /// Request sockets (SYN queue), and how many of them were never retransmitted to.
     pub qlen: u32,
     /// See `qlen`.

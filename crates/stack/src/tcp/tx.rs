@@ -6,7 +6,7 @@ use ferronet_core::env::TimerKey;
 use ferronet_core::packet::{Gso, GsoKind};
 use ferronet_core::{Csum, Errno, IfIndex, Mib, Packet};
 use ferronet_tcp::{Cx, Kind, Tcb, Transmit};
-use ferronet_wire::TcpHdr;
+use ferronet_wire::{TcpFlags, TcpHdr};
 use ferronet_wire::checksum::{csum_fold_partial, csum_ipv6_nofold, csum_tcpudp_nofold};
 use ferronet_wire::ipproto::IPPROTO_TCP;
 use slotmap::Key;
@@ -160,12 +160,25 @@ pub(super) fn tuple_of(c: &SockCommon) -> Option<FourTuple> {
 pub(super) fn tcp_push(ns: &mut Namespace, key: SockKey) {
     while let Some(t) = with_tcb(ns, key, |tcb, cx| tcb.poll_transmit(cx)).flatten() {
         match via(ns, key, t.segs()) {
-            Some(via) => tcp_transmit_skb(ns, t, &via),
+            Some(mut via) => {
+                if t.flags.contains(TcpFlags::SYN) && is_fastopen(ns, key) {
+                    // As every SYN-ACK of a listener (ip_build_and_send_pkt).
+                    via.ip_id = 0;
+                }
+                tcp_transmit_skb(ns, t, &via);
+            }
             // Nothing goes out; the retransmission timer tries again (RFC 1122 §4.2.3.9).
             None => ns.env.mib.inc(Mib::IpOutNoRoutes),
         }
     }
     super::user::after_change(ns, key);
+}
+
+fn is_fastopen(ns: &mut Namespace, key: SockKey) -> bool {
+    match tcp_sock_mut(ns, key).map(|t| &t.kind) {
+        Some(TcpKind::Conn(t)) => t.is_fastopen(),
+        Some(TcpKind::Closed | TcpKind::Listen(_)) | None => false,
+    }
 }
 
 /// Addresses, route and header fields for `segs` segments of a connection; `None` without a route.

@@ -148,9 +148,13 @@ pub fn listen(ns: &mut Namespace, key: SockKey, backlog: i32) -> Result<(), Errn
     }
     let lport = if lport == 0 { ports::autobind(ns, key)? } else { lport };
     ports::check_listen(ns, key)?;
+    let fastopen = super::fastopen::default_qlen(ns, max);
     let s = ns.socks.socks.get_mut(key).ok_or(Errno::EBADF)?;
     s.common.peer = None;
     if let crate::sock::Proto::Tcp(ts) = &mut s.proto {
+        if ts.opts.fastopen_qlen == 0 {
+            ts.opts.fastopen_qlen = fastopen;
+        }
         ts.kind = TcpKind::Listen(Box::new(Listener { max_ack_backlog: max, ..Listener::default() }));
     }
     ns.socks.tcp.listen_hash(lport, key);
@@ -446,7 +450,7 @@ pub fn poll_bits(ns: &Namespace, key: SockKey) -> u16 {
             if t.rcv_shutdown() {
                 m |= poll::IN | poll::RDHUP;
             }
-            if state != State::SynSent && state != State::SynRecv {
+            if state != State::SynSent && (state != State::SynRecv || t.is_fastopen()) {
                 if t.readable() {
                     m |= poll::IN;
                 }

@@ -63,6 +63,9 @@ impl Tcb {
             | State::Closing => {}
         }
         let seq = self.unwrap_seq(seg.seq);
+        if self.fastopen_syn_again(cx, seg, seq) {
+            return Err(DropReason::TcpOldSequence);
+        }
         let end = seq + u64::from(seg.seq_len());
         self.first_check_sequence(cx, seg, seq, end)?;
         self.second_check_rst(cx, seg, seq)?;

@@ -36,6 +36,10 @@ impl Tcb {
             && self.rcv.sacks[..usize::from(self.rcv.nsacks)].iter().any(|b| b.1 == seq)
             && self.rcv.ofo.last_key_value().is_some_and(|(_, s)| s.end == seq);
         if exact || after_sack {
+            if self.is_fastopen() {
+                // Counted by tcp_check_req, and again with the end of the connection.
+                cx.inc(Mib::TcpAttemptFails);
+            }
             self.tcp_reset(cx);
         } else {
             self.send_challenge_ack(cx);

@@ -49,7 +49,9 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
             v.resize(CA_NAME_MAX, 0);
             v
         }
-        16 | 17 | 19 | 23 | 27 | 30 | 34 | 36 | 37 | 43 => int(0),
+        23 => int(o.fastopen_qlen as i32),
+        34 => int(i32::from(o.fastopen_no_cookie)),
+        16 | 17 | 19 | 27 | 30 | 36 | 37 | 43 => int(0),
         18 => int(o.user_timeout_ms as i32),
         24 => int((ns.env.now.millis()) as i32),
         25 => int(o.notsent_lowat as i32),
@@ -114,6 +116,13 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         16 | 17 | 30 | 34 | 36 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
         27 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
         23 | 37 if v < 0 => return Err(Errno::EINVAL),
+        23 | 34 if !may_listen(ns, w) => return Err(Errno::EINVAL),
+        // fastopen_queue_tune
+        23 => {
+            let max = ns.env.sysctl.get(Sysctl::Somaxconn) as i32;
+            opts::set(ns, w.key, |o| o.fastopen_qlen = v.min(max) as u32);
+        }
+        34 => opts::set(ns, w.key, |o| o.fastopen_no_cookie = on),
         // TCP_RTO_MAX_MS: a second to TCP_RTO_MAX_SEC.
         44 => {
             let v = within(1000, 120_000)?;
@@ -126,13 +135,18 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         20 | 24 | 29 => return Err(Errno::EPERM),
         // TCP_MD5SIG and Fast Open keys want structures.
         14 | 21 | 22 | 32 | 33 => return Err(Errno::EINVAL),
-        // Fast Open is not offered to peers; a server that asks for it works without.
-        16 | 17 | 23 | 27 | 34 | 36 | 37 => {}
+        16 | 17 | 27 | 36 | 37 => {}
         19 => return Err(Errno::EPERM),
         30 => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())
+}
+
+/// In CLOSE or LISTEN.
+fn may_listen(ns: &Namespace, w: Who) -> bool {
+    use ferronet_tcp::State;
+    matches!(tcp::user::state(ns, w.key), Some(State::Close | State::Listen))
 }
 
 /// `TCP_CONGESTION`: a name out of `tcp_available_congestion_control`.
