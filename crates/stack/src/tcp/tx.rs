@@ -6,9 +6,9 @@ use ferronet_core::env::TimerKey;
 use ferronet_core::packet::{Gso, GsoKind};
 use ferronet_core::{Csum, Errno, IfIndex, Mib, Packet};
 use ferronet_tcp::{Cx, Kind, Tcb, Transmit};
-use ferronet_wire::{TcpFlags, TcpHdr};
 use ferronet_wire::checksum::{csum_fold_partial, csum_ipv6_nofold, csum_tcpudp_nofold};
 use ferronet_wire::ipproto::IPPROTO_TCP;
+use ferronet_wire::{TcpFlags, TcpHdr};
 use slotmap::Key;
 
 use super::{FourTuple, TcpKind, TcpSock};
