@@ -132,7 +132,9 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_dup2 => dup::dup(s, call, &o),
         // As Linux without TFO_CLIENT_ENABLE: programs connect then.
-        libc::SYS_sendto if stream && call.n.int(3) & libc::MSG_FASTOPEN != 0 => Answer::Err(libc::EOPNOTSUPP),
+        libc::SYS_sendto if stream && call.n.int(3) & libc::MSG_FASTOPEN != 0 => {
+            Answer::Err(libc::EOPNOTSUPP)
+        }
         // A TCP socket that happens to have a high number: bytes flow natively.
         _ if stream => Answer::Continue,
         libc::SYS_sendmmsg => mmsg::send(s, call, &o, sock),
