@@ -424,6 +424,7 @@ fn as_an_ordinary_user() {
         Some(redis_and_its_benchmark()),
         Some(ping_and_our_own_tools()),
         Some(everyday_programs()),
+        Some(traceroute_through_a_router()),
     ];
     for lab in labs.iter().flatten() {
         play(lab, &who);
