@@ -7,7 +7,7 @@ use ferronet_core::{Mib, Packet, Sysctl};
 use ferronet_tcp::{Cx, Payload, RequestSock, State, Tcb};
 use ferronet_wire::tcp::FastopenCookie;
 
-use super::listen::{enqueue, make_socket, prepare};
+use super::listen::{enqueue, make_socket, route_back};
 use super::rx::Incoming;
 use super::tx::{tcp_push, tcp_sock_mut};
 use super::{FourTuple, Owner, TcpKind};
@@ -127,7 +127,7 @@ fn create_child(
     inc: &Incoming,
     req: &RequestSock,
 ) -> bool {
-    let Some((_, route)) = prepare(ns, parent, inc) else { return false };
+    let Some(route) = route_back(ns, parent, inc) else { return false };
     let Some(opts) = tcp_sock_mut(ns, parent).map(|t| t.opts) else { return false };
     let mut payload = Payload::new();
     p.take_payload(inc.hdr_len, &mut payload);

@@ -10,7 +10,7 @@ use ferronet_wire::{SeqNr, TcpFlags};
 use slotmap::Key;
 
 use super::rx::{Incoming, link_local, send_reset, to_connection};
-use super::tx::{path_mss, route_output, send_unbound, tcp_sock_mut};
+use super::tx::{flow_of, path_mss, route_output, send_by, send_unbound, tcp_sock_mut};
 use super::{FourTuple, Owner, ReqKey, Request, TcpKind, TcpSock};
 use crate::fib::Flow;
 use crate::ns::Namespace;
@@ -105,7 +105,7 @@ fn tcp_conn_request(
     if !want_cookie && cookies == 0 && max_syn.saturating_sub(qlen) < max_syn >> 2 {
         return Err(listen_drop(ns, key, DropReason::TcpReqQFull));
     }
-    let (open, _) = prepare(ns, key, inc).ok_or(DropReason::IpOutNoRoute)?;
+    let (open, route) = prepare(ns, key, inc).ok_or(DropReason::IpOutNoRoute)?;
     if want_cookie {
         super::cookie::send_cookie(ns, key, inc, open);
         return Ok(());
@@ -134,16 +134,20 @@ fn tcp_conn_request(
         l.young += 1;
     }
     let (mark, tos) = ns.socks.socks.get(key).map_or((0, 0), |s| (s.common.mark, s.common.tos));
-    send_unbound(ns, reply, inc.tuple, (oif, mark, tos));
+    send_by(ns, reply, inc.tuple, route, (mark, tos));
     Ok(())
+}
+
+/// The route of an answer (`inet_csk_route_req`, `inet_csk_route_child_sock`).
+pub(super) fn route_back(ns: &Namespace, key: SockKey, inc: &Incoming) -> Option<crate::fib::Route> {
+    let c = &ns.socks.socks.get(key)?.common;
+    let oif = if link_local(inc.tuple.raddr) { inc.dev } else { c.bound_dev };
+    route_output(ns, &Flow { oif, ..flow_of(c, &inc.tuple) }).ok().map(|(route, _)| route)
 }
 
 /// Route, MSS and initial sequence number for an answer.
 pub(super) fn prepare(ns: &mut Namespace, key: SockKey, inc: &Incoming) -> Option<(Open, crate::fib::Route)> {
-    let c = &ns.socks.socks.get(key)?.common;
-    let oif = if link_local(inc.tuple.raddr) { inc.dev } else { c.bound_dev };
-    let flow = Flow { src: inc.tuple.laddr, mark: c.mark, oif, uid: c.uid, ..Flow::to(inc.tuple.raddr) };
-    let (route, _) = route_output(ns, &flow).ok()?;
+    let route = route_back(ns, key, inc)?;
     let open = Open {
         iss: SeqNr(ns.socks.tcp.isn(&inc.tuple, ns.env.now)),
         ts_offset: ns.socks.tcp.ts_offset(&inc.tuple),
@@ -234,7 +238,7 @@ pub(super) fn make_child(
     req: &RequestSock,
     inc: &Incoming,
 ) -> Option<SockKey> {
-    let (_, route) = prepare(ns, parent, inc)?;
+    let route = route_back(ns, parent, inc)?;
     let opts = tcp_sock_mut(ns, parent)?.opts;
     let mut cx = Cx { now: ns.env.now, cfg: &ns.socks.tcp.cfg, mib: &mut ns.env.mib };
     let tcb = Tcb::from_request(&mut cx, opts, req);

@@ -268,6 +268,17 @@ pub(super) fn send_unbound(ns: &mut Namespace, t: Transmit, tuple: FourTuple, op
         ns.env.mib.inc(Mib::IpOutNoRoutes);
         return;
     };
+    send_by(ns, t, tuple, route, (mark, tos));
+}
+
+/// Likewise, by a route that is known.
+pub(super) fn send_by(
+    ns: &mut Namespace,
+    t: Transmit,
+    tuple: FourTuple,
+    route: Route,
+    (mark, tos): (u32, u8),
+) {
     if t.kind == Kind::Rst {
         ns.env.mib.inc(Mib::TcpOutRsts);
     }
