@@ -53,7 +53,8 @@ drop_reasons! {
     IpHdr: Some(M::IpInHdrErrors), "bad IPv4 header", "";
     IpCsum: Some(M::IpInHdrErrors), "bad IPv4 header checksum", "";
     IpTruncated: Some(M::IpExtInTruncatedPkts), "the packet is shorter than its IP length", "";
-    IpOptions: Some(M::IpInHdrErrors), "bad or forbidden IPv4 options", "net.ipv4.conf.DEV.accept_source_route";
+    IpOptions: Some(M::IpInHdrErrors), "bad IPv4 options", "";
+    IpSourceRoute: None, "a source route that is not allowed", "net.ipv4.conf.DEV.accept_source_route";
     IpInAddr: Some(M::IpInAddrErrors), "the packet is not for us and forwarding is off", "net.ipv4.ip_forward";
     IpMartianSource: None, "impossible source address", "net.ipv4.conf.DEV.log_martians";
     IpMartianDest: None, "impossible destination address", "net.ipv4.conf.DEV.route_localnet";

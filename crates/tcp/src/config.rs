@@ -104,6 +104,8 @@ pub struct Config {
     pub notsent_lowat: u32,
     /// `tcp_tso_win_divisor`: most of the congestion window that may be kept back for a larger packet.
     pub tso_win_divisor: u32,
+    /// `tcp_retrans_collapse`: small segments are joined when they are sent again.
+    pub retrans_collapse: bool,
     /// `tcp_min_tso_segs`: segments that a packet for segmentation holds at least.
     pub min_tso_segs: u32,
     /// `tcp_tso_rtt_log`: up to 2^this microseconds of round trip, packets are as large as can be.
@@ -149,6 +151,7 @@ impl Default for Config {
             rfc1337: false,
             notsent_lowat: u32::MAX,
             tso_win_divisor: 3,
+            retrans_collapse: true,
             min_tso_segs: 2,
             tso_rtt_log: 9,
             stdurg: false,

@@ -386,7 +386,7 @@ impl Tcb {
             i += 1;
             self.rec.hint = s.end;
         }
-        let quota = self.cwnd_quota();
+        let quota = self.cwnd_quota().min(self.tso_segs(cx, u32::from(self.current_mss())));
         if quota == 0 {
             return None;
         }
@@ -414,31 +414,43 @@ impl Tcb {
         Some(t)
     }
 
-    /// Sends up to `segs` segments of record `i` again.
-    pub(crate) fn retransmit(&mut self, cx: &mut Cx<'_>, i: usize, segs: u32) -> Option<Transmit> {
+    /// Sends up to `segs` segments of record `i` again (`tcp_retransmit_skb`).
+    fn retransmit(&mut self, cx: &mut Cx<'_>, i: usize, segs: u32) -> Option<Transmit> {
+        let t = self.send_again(cx, i, segs)?;
+        let stamp = self.ts_now(cx.now).max(1);
+        let s = self.txq.get_mut(i)?;
+        let n = u32::from(s.pcount);
+        if !s.is(RETRANS) {
+            self.rec.retrans_out += n;
+        }
+        s.flags |= RETRANS;
+        if self.rec.retrans_stamp == 0 {
+            self.rec.retrans_stamp = stamp;
+        }
+        self.rec.undo_retrans = self.rec.undo_retrans.max(0) + n as i32;
+        Some(t)
+    }
+
+    /// The sending itself (`__tcp_retransmit_skb`). A loss probe does no more: it is not part of a recovery, and does
+    /// not count as a retransmission in flight.
+    fn send_again(&mut self, cx: &mut Cx<'_>, i: usize, segs: u32) -> Option<Transmit> {
         self.refit_record(i);
         let s = self.txq.get(i).copied()?;
         let mss = u64::from(s.mss.max(1));
         let most = u64::from(segs.max(1)).min((u64::from(GSO_MAX_PAYLOAD) / mss).max(1));
         if u64::from(s.pcount) > most {
             self.split_tx(i, s.seq + most * mss);
+        } else if s.pcount == 1 && cx.cfg.retrans_collapse {
+            self.retrans_try_collapse(i);
         }
-        let ts = self.ts_now(cx.now);
         let s = self.txq.get_mut(i)?;
         let n = u32::from(s.pcount);
-        if !s.is(RETRANS) {
-            self.rec.retrans_out += n;
-        }
-        s.flags |= RETRANS | EVER_RETRANS;
+        s.flags |= EVER_RETRANS;
         s.tx = cx.now;
         s.delivered = self.rec.delivered;
         s.delivered_at = self.rec.delivered_at;
         let s = *s;
         self.txq.note_sent(s.seq, s.end, cx.now);
-        if self.rec.retrans_stamp == 0 {
-            self.rec.retrans_stamp = ts.max(1);
-        }
-        self.rec.undo_retrans = self.rec.undo_retrans.max(0) + n as i32;
         let fin = s.is(FIN);
         let len = (s.end - s.seq) as u32 - u32::from(fin);
         let mut flags = TcpFlags::ACK;
@@ -458,6 +470,25 @@ impl Tcb {
         let mut t = self.build(cx, s.seq, flags, len, Kind::Retrans);
         self.cut(&mut t, s.mss);
         Some(t)
+    }
+
+    /// A small segment that is sent again takes the small ones behind it along, as far as they fit into one
+    /// (`tcp_retrans_try_collapse`; RFC 9293 §3.8.6 calls it repacketization).
+    fn retrans_try_collapse(&mut self, i: usize) {
+        let mss = u64::from(self.current_mss());
+        let wnd_end = self.snd.una + u64::from(self.snd.wnd);
+        while let (Some(s), Some(next)) = (self.txq.get(i).copied(), self.txq.get(i + 1).copied()) {
+            let whole = next.pcount == 1 && !next.is(SACKED) && !s.is(SACKED | FIN);
+            let len = next.end - s.seq - u64::from(next.is(FIN));
+            if !whole || len > mss || next.end > wnd_end {
+                return;
+            }
+            let r = &mut self.rec;
+            for (bit, c) in [(LOST, &mut r.lost_out), (RETRANS, &mut r.retrans_out)] {
+                *c = c.saturating_sub(u32::from(next.is(bit)));
+            }
+            self.txq.swallow_next(i);
+        }
     }
 
     /// A segment beyond the MSS leaves as several, all of which count.
@@ -509,7 +540,7 @@ impl Tcb {
                     self.split_tx(last, s.seq + tail);
                 }
                 self.rec.tlp_retrans = true;
-                self.retransmit(cx, self.txq.len() - 1, 1)?
+                self.send_again(cx, self.txq.len() - 1, 1)?
             }
         };
         self.rec.tlp_high_seq = self.snd.nxt;

@@ -177,6 +177,16 @@ impl TxQueue {
         true
     }
 
+    /// Record `i` takes over what the next one holds; both are one segment, and together not more.
+    pub(crate) fn swallow_next(&mut self, i: usize) {
+        let Some(next) = self.segs.remove(i + 1) else { return };
+        self.packets = self.packets.saturating_sub(u32::from(next.pcount));
+        if let Some(s) = self.segs.get_mut(i) {
+            s.end = next.end;
+            s.flags |= next.flags & (EVER_RETRANS | FIN);
+        }
+    }
+
     /// Cuts the first `n` bytes off the first record (a partial acknowledgment). Returns segments removed.
     pub(crate) fn trim_front(&mut self, una: u64) -> u32 {
         let Some(s) = self.segs.front_mut() else { return 0 };

@@ -108,10 +108,7 @@ impl Tcb {
             match kind {
                 Rtx::None => {}
                 Rtx::Retrans => self.retransmit_timer(cx),
-                Rtx::LossProbe => {
-                    self.owed.tlp = true;
-                    self.reset_rto(cx);
-                }
+                Rtx::LossProbe => self.loss_probe_timer(cx),
                 Rtx::Reo => self.rack_reo_timeout(cx),
                 Rtx::Probe0 => self.probe_timer(cx),
             }
@@ -124,6 +121,18 @@ impl Tcb {
             if self.state == State::FinWait2 && self.orphan {
                 self.done(cx, None);
             }
+        }
+    }
+
+    /// RFC 8985 §7.3: "at most one outstanding probe". A second one was only planned; the timeout then counts from the
+    /// transmission of the head (tcp_send_loss_probe, 6.18).
+    fn loss_probe_timer(&mut self, cx: &mut Cx<'_>) {
+        if self.rec.tlp_high_seq == 0 {
+            self.owed.tlp = true;
+            self.reset_rto(cx);
+        } else {
+            self.timers.rtx = Rtx::LossProbe;
+            self.rearm_rto(cx);
         }
     }
 
@@ -194,9 +203,6 @@ impl Tcb {
         match self.rec.state {
             CaState::Open | CaState::Cwr => {}
             CaState::Disorder | CaState::Recovery | CaState::Loss => return false,
-        }
-        if self.rec.tlp_high_seq != 0 {
-            return false;
         }
         let mut wait = if self.rtt.has_sample() {
             let two = Duration::from_micros(2 * u64::from(self.rtt.srtt_us()));

@@ -96,30 +96,32 @@ impl Tcb {
     }
 
     /// The window we would like to offer (`__tcp_select_window`; silly window avoidance of RFC 9293 §3.8.6.2.2).
-    pub(crate) fn select_window(&self) -> u32 {
+    pub(crate) fn select_window(&mut self) -> u32 {
         let r = &self.rcv;
         let full = self.full_space().min(r.clamp);
         let mss = u32::from(self.ack.rcv_mss).min(full).max(1);
         let unread = self.inq();
         let mut free = self.full_space().saturating_sub(unread).min(r.rcvbuf.saturating_sub(r.mem));
+        let unit = 1u32 << r.wscale;
         if free < full >> 1 {
-            // Little memory: no window smaller than what is worth it.
+            // Little memory: no hurry for the sender, no window smaller than what is worth it, no larger one by rounding.
+            self.ack.quick = 0;
+            free = free / unit * unit;
             if free < self.full_space() >> 4 || free < mss {
                 return 0;
             }
         }
         free = free.min(r.ssthresh.max(mss));
         if r.wscale > 0 {
-            let unit = 1u32 << r.wscale;
             return free.next_multiple_of(unit).min(65535 << r.wscale);
         }
-        let cur = self.receive_window();
-        if cur + mss <= free || cur > free {
+        // The window of the last ACK stays as long as it fits, so that its edge moves by whole segments.
+        if r.wnd + mss <= free || r.wnd > free {
             free / mss * mss
-        } else if mss == full && free > cur + (full >> 1) {
+        } else if mss == full && free > r.wnd + (full >> 1) {
             free
         } else {
-            cur
+            r.wnd
         }
     }
 

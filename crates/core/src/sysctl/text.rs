@@ -344,7 +344,7 @@ const IPV6: Texts = &[
 const CONF4: Texts = &[
     ("accept_local", "1: accepts packets whose source is one of our own addresses"),
     ("accept_redirects", "1: ICMP redirects are believed"),
-    ("accept_source_route", "1: source-routed packets are accepted (IpOptions)"),
+    ("accept_source_route", "1: source-routed packets are accepted (IpSourceRoute)"),
     ("arp_accept", "gratuitous ARP makes new neighbours: 0 no, 1 yes, 2 from the same subnet"),
     ("arp_announce", "source address of ARP requests: 0 any, 1 same subnet if possible, 2 the best"),
     ("arp_evict_nocarrier", "1: neighbours are forgotten when the carrier goes"),

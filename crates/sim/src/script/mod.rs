@@ -104,6 +104,26 @@ macro_rules! for_each_script {
             tcp_bad_segments
             tcp_close_unread
             tcp_fin_wait2
+            tcp_zero_window_timeout
+            tcp_keepalive_user_timeout
+            tcp_user_timeout
+            tcp_syncookies_overflow
+            tcp_sack_renege
+            tcp_dsack_undo
+            tcp_ecn
+            tcp_ecn_client
+            tcp_time_wait_assassination
+            tcp_abort_on_overflow
+            tcp_fin_wait2_timeout
+            tcp_orphan_retries
+            tcp_reordering
+            tcp_limited_transmit
+            tcp_frto
+            tcp_retrans_collapse
+            tcp_reno_recovery
+            tcp_linger
+            tcp_defer_accept
+            tcp_idle_restart
             udp_closed_port
             udp_echo
             udp6

@@ -10,6 +10,7 @@ use ferronet_wire::ipproto;
 use ferronet_wire::ipv4::Ipv4Hdr;
 
 use super::input::{checksum_ok, csum_packet};
+use super::options::ip_options_echo;
 use super::route::{addr_type, is_local};
 use crate::fib::{Route, RouteType};
 use crate::ns::Namespace;
@@ -106,9 +107,16 @@ pub fn icmp_send(ns: &mut Namespace, orig: &Packet, hdr: IcmpHdr) {
     };
     // Precedence "internetwork control" (RFC 1812 §4.3.2.5), as icmp_send.
     let tos = if hdr.is_error() { (ip.tos() & 0x1e) | 0xc0 } else { ip.tos() };
-    let quoted = quote(orig, 576 - Ipv4Hdr::LEN - IcmpHdr::LEN);
+    // What is not well-formed is not taken along.
+    let options = match hdr.icmp_type {
+        wire::ICMP_PARAMETERPROB => Some(Default::default()),
+        _ => ip_options_echo(ns, orig, source, saddr),
+    };
+    let Some(options) = options else { return };
+    let quoted = quote(orig, 576 - Ipv4Hdr::LEN - options.len() - IcmpHdr::LEN);
     count_out(ns, hdr.icmp_type);
-    push_icmp(ns, source, saddr, tos, hdr, &quoted);
+    let ip = Ipv4Hdr::new(source, saddr, ipproto::IPPROTO_ICMP, 0, 0);
+    push_icmp(ns, Ipv4Hdr { tos, ..ip }, &options, hdr, &quoted);
 }
 
 /// The network packet from its header on, cut to `max` bytes.
@@ -154,16 +162,26 @@ fn rate_allows(ns: &mut Namespace, icmp_type: u8, code: u8, dst: Ipv4Addr, dev: 
 }
 
 /// Builds the message and queues it for `ip_local_out`: nothing re-enters the path.
-fn push_icmp(ns: &mut Namespace, saddr: Ipv4Addr, daddr: Ipv4Addr, tos: u8, mut hdr: IcmpHdr, body: &[u8]) {
+fn push_icmp(ns: &mut Namespace, like: Ipv4Hdr, options: &[u8], mut hdr: IcmpHdr, body: &[u8]) {
     hdr.fill_checksum(ferronet_wire::checksum::csum_partial(body, 0));
     let mut p = ns.env.pool.from_slice(body);
     let _ = hdr.put(p.push(IcmpHdr::LEN));
     p.set_transport_header(0);
+    push_ip(ns, p, like, options);
+}
+
+/// Adds the header with its options (a multiple of four bytes) to a message and queues it. `like` says the addresses
+/// and the type of service.
+fn push_ip(ns: &mut Namespace, mut p: Packet, like: Ipv4Hdr, options: &[u8]) {
     let ttl = ns.env.sysctl.get(Sysctl::IpDefaultTtl) as u8;
-    let mut ip = Ipv4Hdr::new(saddr, daddr, ipproto::IPPROTO_ICMP, ttl, p.len());
-    ip.tos = tos;
+    let len = p.len() + options.len();
+    let mut ip = Ipv4Hdr::new(like.saddr(), like.daddr(), ipproto::IPPROTO_ICMP, ttl, len);
+    ip.tos = like.tos;
+    ip.set_ihl((5 + options.len() / 4) as u8);
     ip.set_id(ns.env.rng.next_u32() as u16);
-    let _ = ip.put(p.push(Ipv4Hdr::LEN));
+    let b = p.push(Ipv4Hdr::LEN + options.len());
+    let _ = ip.put(b);
+    b[Ipv4Hdr::LEN..].copy_from_slice(options);
     p.set_network_header();
     p.meta_mut().local_out = true;
     ns.env.backlog.push(p);
@@ -277,8 +295,7 @@ fn icmp_timestamp(ns: &mut Namespace, mut p: Packet, h: IcmpHdr) {
         return;
     }
     // Milliseconds since midnight UT (RFC 792, RFC 1122 §3.2.2.8).
-    let wall_ms = (ns.env.wall_offset + ns.env.now.0) / 1_000_000;
-    let ms = ((wall_ms % 86_400_000) as u32).to_be_bytes();
+    let ms = super::options::current_timestamp(ns);
     let b = p.data_mut();
     b[12..16].copy_from_slice(&ms);
     b[16..20].copy_from_slice(&ms);
@@ -299,6 +316,10 @@ fn icmp_reply(ns: &mut Namespace, mut p: Packet, mut hdr: IcmpHdr) {
         return;
     }
     let saddr = if is_local(ns, ip.daddr()) { ip.daddr() } else { Ipv4Addr::UNSPECIFIED };
+    let Some(options) = ip_options_echo(ns, &p, saddr, ip.saddr()) else {
+        ns.env.drop(p, DropReason::IpOptions);
+        return;
+    };
     hdr.set_checksum(0);
     let _ = hdr.put(p.data_mut());
     let c = ferronet_wire::checksum::csum_fold(csum_packet(&p, 0));
@@ -310,13 +331,8 @@ fn icmp_reply(ns: &mut Namespace, mut p: Packet, mut hdr: IcmpHdr) {
     let mark = if ns.env.sysctl.on(Sysctl::FwmarkReflect) { p.meta().mark } else { 0 };
     *p.meta_mut() = ferronet_core::Meta { trace, mark, local_out: true, ..Default::default() };
     p.set_transport_header(0);
-    let ttl = ns.env.sysctl.get(Sysctl::IpDefaultTtl) as u8;
-    let mut out = Ipv4Hdr::new(saddr, ip.saddr(), ipproto::IPPROTO_ICMP, ttl, p.len());
-    out.tos = ip.tos();
-    out.set_id(ns.env.rng.next_u32() as u16);
-    let _ = out.put(p.push(Ipv4Hdr::LEN));
-    p.set_network_header();
-    ns.env.backlog.push(p);
+    let like = Ipv4Hdr::new(saddr, ip.saddr(), ipproto::IPPROTO_ICMP, 0, 0);
+    push_ip(ns, p, Ipv4Hdr { tos: ip.tos(), ..like }, &options);
 }
 
 /// What an ICMP error says to the transport that sent the quoted packet.

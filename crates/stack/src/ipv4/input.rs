@@ -1,6 +1,6 @@
 //! IPv4 input (`net/ipv4/ip_input.c`).
 
-use ferronet_core::{Csum, DropReason, IfIndex, Mib, Packet, PktType};
+use ferronet_core::{Csum, DropReason, Mib, Packet, PktType};
 use ferronet_netfilter::{Hook, Pf};
 use ferronet_wire::ipproto;
 use ferronet_wire::ipv4::Ipv4Hdr;
@@ -85,12 +85,7 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
     };
     let dev = p.meta().dev;
     let key = InputKey::new(h.saddr(), h.daddr(), h.tos() & 0x1c, dev, p.meta().mark);
-    if h.hdr_len() > Ipv4Hdr::LEN
-        && let Err(r) = ip_rcv_options(ns, &p, dev)
-    {
-        ns.env.drop(p, r);
-        return;
-    }
+    let options = h.hdr_len() > Ipv4Hdr::LEN;
     let generation = (ns.fib.generation, ns.devs.generation, ns.env.sysctl.generation);
     let r = match ns.rt_input.get(generation, &key) {
         Some(r) => *r,
@@ -105,6 +100,10 @@ fn ip_rcv_finish(ns: &mut Namespace, mut p: Packet) {
             }
         },
     };
+    if options && let Err(reason) = super::options::ip_rcv_options(ns, &mut p, &r) {
+        ns.env.drop(p, reason);
+        return;
+    }
     ns.env.trace_route(&p, || kind_name(r.kind), r.dev);
     match r.kind {
         RouteType::Broadcast => {
@@ -150,24 +149,6 @@ pub const fn kind_name(k: RouteType) -> &'static str {
         RouteType::Prohibit => "prohibit",
         RouteType::Throw => "throw",
     }
-}
-
-/// Options of a received packet: well-formed, and no source route unless allowed (`ip_rcv_options`).
-fn ip_rcv_options(ns: &Namespace, p: &Packet, dev: IfIndex) -> Result<(), DropReason> {
-    use ferronet_core::sysctl::Conf4;
-    const IPOPT_LSRR: u8 = 131;
-    const IPOPT_SSRR: u8 = 137;
-    for o in ferronet_wire::ipv4::IpOptions::new(ferronet_wire::ipv4::option_bytes(p.network())) {
-        let o = o.map_err(|_| DropReason::IpOptions)?;
-        if matches!(o.kind, IPOPT_LSRR | IPOPT_SSRR) {
-            let own = ns.devs.get(dev).is_some_and(|d| d.conf4.get(Conf4::AcceptSourceRoute) != 0);
-            // Both rows must allow it (IN_DEV_ANDCONF); routing by the option itself is not supported.
-            if !own || ns.conf.all4.get(Conf4::AcceptSourceRoute) == 0 {
-                return Err(DropReason::IpOptions);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// For this host: reassemble, then INPUT (`ip_local_deliver`).

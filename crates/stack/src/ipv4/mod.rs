@@ -5,6 +5,7 @@ pub mod frag;
 pub mod icmp;
 pub mod igmp;
 pub mod input;
+mod options;
 pub mod output;
 pub mod route;
 pub mod rtcache;

@@ -49,6 +49,7 @@ pub fn config_from_sysctl(t: &SysctlTable) -> Config {
         rfc1337: t.on(S::TcpRfc1337),
         notsent_lowat: u32_of(S::TcpNotsentLowat),
         tso_win_divisor: u32_of(S::TcpTsoWinDivisor),
+        retrans_collapse: t.on(S::TcpRetransCollapse),
         min_tso_segs: u32_of(S::TcpMinTsoSegs),
         tso_rtt_log: u32_of(S::TcpTsoRttLog),
         stdurg: t.on(S::TcpStdurg),

@@ -16,7 +16,7 @@ pub(crate) const MAX_QUICKACKS: u8 = 16;
 impl Tcb {
     fn incr_quickack(&mut self, max: u8) {
         let n = self.rcv.wnd / (2 * u32::from(self.ack.rcv_mss.max(1)));
-        let n = n.max(2).min(u32::from(max)) as u8;
+        let n = if n == 0 { 2 } else { n.min(u32::from(max)) as u8 };
         self.ack.quick = self.ack.quick.max(n);
     }
 

@@ -7,6 +7,7 @@ mod fast;
 mod ofo;
 pub(crate) mod rack;
 mod reset;
+mod sacktag;
 pub(crate) mod urg;
 
 use ferronet_core::{DropReason, Mib};
@@ -72,9 +73,11 @@ impl Tcb {
         // Third, security: RFC 793's compartments are not used.
         self.fourth_check_syn(cx, seg, seq)?;
         self.fifth_check_ack(cx, seg, seq)?;
-        // Only a SYN-ACK that completes a simultaneous open comes so far; its SYN is known already.
-        let seq = seq + u64::from(seg.has(TcpFlags::SYN));
-        self.sixth_check_urg(cx, seg, seq, &payload);
+        // Only a SYN-ACK that completes a simultaneous open comes so far. Its SYN is known already: a repetition,
+        // which is acknowledged at once and with D-SACK (tcp_data_queue, 6.18).
+        let text = seq + u64::from(seg.has(TcpFlags::SYN));
+        self.sixth_check_urg(cx, seg, text, &payload);
+        let seq = if end > text { text } else { seq };
         self.seventh_process_text(cx, seg, seq, end, payload)?;
         self.ack_snd_check(cx);
         Ok(())

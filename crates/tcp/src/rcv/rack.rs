@@ -119,22 +119,22 @@ impl Tcb {
 
     /// RFC 8985 §6.3: the reordering timer.
     pub(crate) fn rack_reo_timeout(&mut self, cx: &mut Cx<'_>) {
-        let before = self.in_flight();
+        let (before, lost) = (self.in_flight(), self.rec.lost);
         let wait = self.rack_detect_loss(cx);
         if before != self.in_flight() {
             if self.rec.state != CaState::Recovery {
-                if self.rec.state != CaState::Loss {
-                    self.enter_recovery_by_timer(cx);
-                }
-                self.rec.rexmit = crate::recovery::Rexmit::Lost;
-            } else {
-                self.cwnd_reduction(1, 0, false);
-                self.rec.rexmit = crate::recovery::Rexmit::Lost;
+                self.enter_recovery_by_timer(cx);
+                self.cwnd_reduction(1, self.rec.lost.wrapping_sub(lost), false);
             }
+            self.rec.rexmit = crate::recovery::Rexmit::Lost;
         }
         match wait {
             Some(w) => self.set_reo_timer(cx, w),
-            None => self.rearm_rto(cx),
+            None => {
+                // The timeout counts from the transmission of the head, not from now.
+                self.timers.rtx = Rtx::Reo;
+                self.rearm_rto(cx);
+            }
         }
     }
 
