@@ -20,5 +20,6 @@ fn every_byte_arrives_and_each_world_repeats() {
         hashes.insert(first.hash);
     }
     assert_eq!(hashes.len() as u64, seeds, "different seeds are different worlds");
-    assert!(retransmits > 5 * seeds, "the links lose: {retransmits} segments sent again in {seeds} worlds");
+    // Small segments are joined when they are sent again, so this is less than what was lost.
+    assert!(retransmits > 3 * seeds, "the links lose: {retransmits} segments sent again in {seeds} worlds");
 }

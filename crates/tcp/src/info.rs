@@ -187,7 +187,9 @@ impl Tcb {
             return u64::MAX;
         }
         let ratio = if self.w.cwnd < self.w.ssthresh / 2 { 200 } else { 120 };
-        let cwnd = u64::from(self.w.cwnd.max(self.txq.packets));
+        // As of the last ACK: what happens to the window while nothing is sent does not change the rate.
+        let now = self.w.cwnd.max(self.txq.packets);
+        let cwnd = u64::from(if self.rec.pacing_cwnd == 0 { now } else { self.rec.pacing_cwnd });
         u64::from(self.snd.mss) * cwnd * 1_000_000 / srtt * ratio / 100
     }
 

@@ -1,10 +1,12 @@
 //! What to send next: [`Tcb::poll_transmit`].
 
+use core::time::Duration;
+
 use ferronet_core::Mib;
 use ferronet_wire::tcp::{SackBlock, SackBlocks, TcpFlags, TcpOptions, Timestamps};
 
 use crate::recovery::{CaState, Rexmit};
-use crate::sack::{EVER_RETRANS, FIN, LOST, RETRANS, SACKED, TxSeg};
+use crate::sack::{EVER_RETRANS, FIN, LOST, PSH, RETRANS, SACKED, TxSeg};
 use crate::segment::{Cx, GSO_MAX_PAYLOAD, Kind, Transmit};
 use crate::state::{State, Tcb, wire};
 use crate::timers::Rtx;
@@ -166,9 +168,10 @@ impl Tcb {
         t
     }
 
-    /// Congestion window in segments that is free.
+    /// Congestion window in segments that is free; not more than half of it for one packet, so that ACKs come
+    /// steadily (`tcp_cwnd_test`).
     fn cwnd_quota(&self) -> u32 {
-        self.w.cwnd.saturating_sub(self.in_flight())
+        self.w.cwnd.saturating_sub(self.in_flight()).min((self.w.cwnd >> 1).max(1))
     }
 
     /// Nagle (RFC 9293 §3.7.4) with Minshall's change: hold a partial segment only while a smaller one is
@@ -226,7 +229,7 @@ impl Tcb {
                 return None;
             }
         }
-        if len > 0 && len < avail && !probe && self.tso_defers(cx, quota, max_segs, room) {
+        if len > 0 && len < avail && !probe && self.tso_defers(cx, max_segs, room) {
             return None;
         }
         let fin = self.snd.fin && len == avail && room > len;
@@ -250,12 +253,16 @@ impl Tcb {
     }
 
     /// Wait for more window to make a larger packet, as long as ACKs are sure to come (`tcp_tso_should_defer`).
-    fn tso_defers(&mut self, cx: &Cx<'_>, quota: u32, max_segs: u32, room: u32) -> bool {
+    fn tso_defers(&mut self, cx: &Cx<'_>, max_segs: u32, room: u32) -> bool {
         let mss = u32::from(self.snd.mss.max(1));
         if self.rec.state >= CaState::Recovery || self.in_flight() == 0 {
             return false;
         }
-        let cong = quota.saturating_mul(mss);
+        // Only in a run of writes: who has not sent for a while would send in bursts.
+        if cx.now - self.snd.last_tx > Duration::from_millis(1) {
+            return false;
+        }
+        let cong = self.w.cwnd.saturating_sub(self.in_flight()).saturating_mul(mss);
         let limit = cong.min(room);
         if limit >= max_segs.saturating_mul(mss) {
             return false;
@@ -264,9 +271,9 @@ impl Tcb {
         if limit >= chunk {
             return false;
         }
-        // When the next ACK is not due soon, waiting would leave the link idle.
+        // The next ACK is more than half a round trip away: waiting would leave the link idle.
         let half = u64::from(self.rtt.srtt_us() / 2);
-        if self.txq.front().is_none_or(|s| (cx.now - s.tx).as_micros() as u64 > half) {
+        if self.txq.front().is_none_or(|s| ((cx.now - s.tx).as_micros() as u64) < half) {
             return false;
         }
         if cong < room {
@@ -280,11 +287,14 @@ impl Tcb {
         let seq = self.snd.nxt;
         let end = seq + u64::from(len) + u64::from(fin);
         let mut flags = TcpFlags::ACK;
+        let mut marks = 0;
         if fin {
             flags |= TcpFlags::FIN;
+            marks |= FIN;
         }
         if len > 0 && seq + u64::from(len) == self.snd.write_seq && !self.snd.more {
             flags |= TcpFlags::PSH;
+            marks |= PSH;
         }
         let was_empty = self.txq.is_empty();
         if was_empty {
@@ -298,7 +308,7 @@ impl Tcb {
             delivered: self.rec.delivered,
             mss,
             pcount: 1,
-            flags: if fin { FIN } else { 0 },
+            flags: marks,
         };
         rec.recount();
         self.txq.push(rec);
@@ -386,7 +396,8 @@ impl Tcb {
             i += 1;
             self.rec.hint = s.end;
         }
-        let quota = self.cwnd_quota().min(self.tso_segs(cx, u32::from(self.current_mss())));
+        let quota = self.w.cwnd.saturating_sub(self.in_flight());
+        let quota = quota.min(self.tso_segs(cx, u32::from(self.current_mss())));
         if quota == 0 {
             return None;
         }
@@ -457,7 +468,7 @@ impl Tcb {
         if fin {
             flags |= TcpFlags::FIN;
         }
-        if len > 0 && s.seq + u64::from(len) == self.snd.write_seq {
+        if len > 0 && s.is(PSH) {
             flags |= TcpFlags::PSH;
         }
         self.stats.total_retrans += n;
@@ -477,6 +488,9 @@ impl Tcb {
     fn retrans_try_collapse(&mut self, i: usize) {
         let mss = u64::from(self.current_mss());
         let wnd_end = self.snd.una + u64::from(self.snd.wnd);
+        if self.txq.get(i).is_none_or(|s| s.end - s.seq >= mss) {
+            return;
+        }
         while let (Some(s), Some(next)) = (self.txq.get(i).copied(), self.txq.get(i + 1).copied()) {
             let whole = next.pcount == 1 && !next.is(SACKED) && !s.is(SACKED | FIN);
             let len = next.end - s.seq - u64::from(next.is(FIN));

@@ -1,13 +1,16 @@
 //! Loss recovery: the states Open, Disorder, CWR, Recovery and Loss; proportional rate reduction (RFC 6937),
 //! undo of spurious recoveries (RFC 3522 by timestamps, RFC 3708 by D-SACK), F-RTO (RFC 5682).
 
+use core::time::Duration;
+
 use ferronet_core::Mib;
 
 use crate::cong::INFINITE_SSTHRESH;
-use crate::rcv::ack::{AckRound, DATA_SACKED, ORIG_SACK_ACKED, SND_UNA_ADVANCED};
+use crate::rcv::ack::{AckRound, DATA_SACKED, ORIG_SACK_ACKED, SACK_RENEGING, SET_TIMER, SND_UNA_ADVANCED};
 use crate::sack::{EVER_RETRANS, LOST, RETRANS, SACKED, TxSeg};
 use crate::segment::Cx;
 use crate::state::Tcb;
+use crate::timers::Rtx;
 
 /// Congestion avoidance state (`enum tcp_ca_state`, `tcpi_ca_state`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -84,6 +87,8 @@ pub(crate) struct Recovery {
     pub(crate) max_packets_out: u32,
     pub(crate) cwnd_usage_seq: u64,
     pub(crate) cwnd_limited: bool,
+    /// The window, or what was in flight beyond it, at the last ACK: for the pacing rate; 0: no ACK yet.
+    pub(crate) pacing_cwnd: u32,
 }
 
 impl Tcb {
@@ -273,12 +278,11 @@ impl Tcb {
             self.rec.sacked_out = 0;
         }
         // Only what was sent a timeout ago is lost for sure; younger segments may still be on their way.
-        let limit =
-            core::time::Duration::from_micros(u64::from(self.rec.rack.rtt_us)) + self.rack_reo_wnd(cx);
+        let limit = Duration::from_micros(u64::from(self.rec.rack.rtt_us));
         let rack_ok = self.sack_on && self.rec.rack.rtt_us > 0 && !reneging;
         let rec = &mut self.rec;
         for (i, s) in self.txq.iter_mut().enumerate() {
-            if i == 0 || !rack_ok || cx.now - s.tx > limit {
+            if i == 0 || !rack_ok || cx.now - s.tx >= limit {
                 Tcb::mark_lost(rec, cx, s);
             }
         }
@@ -294,8 +298,11 @@ impl Tcb {
     /// RFC 3522: the ACK echoes a timestamp from before the first retransmission; or nothing was retransmitted
     /// at all before what seemed lost arrived.
     fn packet_delayed(&self, a: &AckRound) -> bool {
-        self.rec.retrans_stamp == 0
-            || a.tsecr.is_some_and(|e| e != 0 && (e.wrapping_sub(self.rec.retrans_stamp) as i32) < 0)
+        if self.rec.retrans_stamp == 0 {
+            // Without SACK the stamp is also cleared at the end of a recovery (tcp_packet_delayed, 6.18).
+            return self.sack_on || self.snd.una < self.rec.high_seq;
+        }
+        a.tsecr.is_some_and(|e| e != 0 && (e.wrapping_sub(self.rec.retrans_stamp) as i32) < 0)
     }
 
     fn may_undo(&self, a: &AckRound) -> bool {
@@ -467,12 +474,20 @@ impl Tcb {
         }
     }
 
-    /// The state machine of recovery (`tcp_fastretrans_alert`).
-    pub(crate) fn fastretrans_alert(&mut self, cx: &mut Cx<'_>, a: &mut AckRound) {
-        if a.ece {
-            self.rec.prior_ssthresh = 0;
+    /// RFC 2018 §8: the receiver threw away what it had reported. A retransmission that is already under way gets half
+    /// a round trip to show otherwise, then a timeout sends everything again (`tcp_check_sack_reneging`).
+    fn check_sack_reneging(&mut self, cx: &Cx<'_>, a: &mut AckRound) -> bool {
+        if !a.is(SACK_RENEGING) || !a.is(SND_UNA_ADVANCED) {
+            return false;
         }
-        // Leave a state when what was in flight at its start is acknowledged.
+        let half = Duration::from_micros(u64::from(self.rtt.srtt_us() / 2));
+        self.timers.set_rtx(Rtx::Retrans, cx.now + half.max(Duration::from_millis(10)));
+        a.flag &= !SET_TIMER;
+        true
+    }
+
+    /// Leaves a state when what was in flight at its start is acknowledged. True: nothing more is to be done.
+    fn leave_state(&mut self, cx: &mut Cx<'_>, a: &AckRound) -> bool {
         if self.rec.state == CaState::Open {
             self.rec.retrans_stamp = 0;
         } else if self.snd.una >= self.rec.high_seq {
@@ -488,12 +503,26 @@ impl Tcb {
                         self.rec.sacked_out = 0;
                     }
                     if self.try_undo_recovery(cx, a) {
-                        return;
+                        return true;
                     }
                     self.end_cwnd_reduction();
                 }
                 CaState::Open | CaState::Disorder | CaState::Loss => {}
             }
+        }
+        false
+    }
+
+    /// The state machine of recovery (`tcp_fastretrans_alert`).
+    pub(crate) fn fastretrans_alert(&mut self, cx: &mut Cx<'_>, a: &mut AckRound) {
+        if a.ece {
+            self.rec.prior_ssthresh = 0;
+        }
+        if self.check_sack_reneging(cx, a) {
+            return;
+        }
+        if self.leave_state(cx, a) {
+            return;
         }
         match self.rec.state {
             CaState::Recovery => {

@@ -11,8 +11,10 @@ pub(crate) const LOST: u8 = 2;
 pub(crate) const RETRANS: u8 = 4;
 /// Retransmitted at least once: no RTT samples (Karn).
 pub(crate) const EVER_RETRANS: u8 = 8;
-/// The window was in use when this was sent last.
+/// Ends with a FIN.
 pub(crate) const FIN: u8 = 16;
+/// What a program wrote at once ends here; joined segments keep it.
+pub(crate) const PSH: u8 = 32;
 
 /// One transmission.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +138,7 @@ impl TxQueue {
         let mut second = *s;
         second.seq = at;
         s.end = at;
-        s.flags &= !FIN;
+        s.flags &= !(FIN | PSH);
         s.recount();
         second.recount();
         let change = i32::from(s.pcount) + i32::from(second.pcount) - before;
@@ -183,7 +185,7 @@ impl TxQueue {
         self.packets = self.packets.saturating_sub(u32::from(next.pcount));
         if let Some(s) = self.segs.get_mut(i) {
             s.end = next.end;
-            s.flags |= next.flags & (EVER_RETRANS | FIN);
+            s.flags |= next.flags & (EVER_RETRANS | FIN | PSH);
         }
     }
 

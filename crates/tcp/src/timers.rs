@@ -324,6 +324,7 @@ impl Tcb {
         if self.rec.retransmits == 0 {
             self.rec.first_timeout = Some(cx.now);
         }
+        cx.inc(Mib::TcpExtTCPTimeouts);
         if self.write_timeout(cx) {
             return;
         }
@@ -331,7 +332,6 @@ impl Tcb {
         if !self.is_fastopen() {
             cx.inc(Mib::TcpExtTcpTimeoutRehash);
         }
-        cx.inc(Mib::TcpExtTCPTimeouts);
         if syn {
             if self.rec.retransmits > 0 {
                 cx.inc(Mib::TcpExtTCPLostRetransmit);

@@ -31,8 +31,9 @@ pub(super) fn tcp_time_wait(ns: &mut Namespace, key: SockKey) -> bool {
     }
     let bound = ports::share_with_time_wait(ns, key);
     let deadline = tw.deadline;
-    // Counted when it begins (inet_twsk_schedule).
-    ns.env.mib.inc(Mib::TcpExtTW);
+    // Counted when it begins, by how long it will last (__inet_twsk_schedule, 6.18).
+    let short = deadline - ns.env.now <= Duration::from_secs(4);
+    ns.env.mib.inc(if short { Mib::TcpExtTWKilled } else { Mib::TcpExtTW });
     let entry = TimeWaitSock { tuple, tw, timer: TimerId::NONE, uid, bound, mark, tos, family };
     let id = ns.socks.tcp.time_wait.insert(entry);
     let timer = ns.env.timers.arm(deadline, TimerKey::TimeWait(id.data().as_ffi()));

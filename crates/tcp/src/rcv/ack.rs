@@ -23,6 +23,8 @@ pub(crate) const DSACKING: u16 = 64;
 pub(crate) const ORIG_SACK_ACKED: u16 = 128;
 pub(crate) const SET_TIMER: u16 = 256;
 pub(crate) const DSACK_TLP: u16 = 512;
+/// What is now first in the queue was reported as received.
+pub(crate) const SACK_RENEGING: u16 = 1024;
 
 /// What one ACK did.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,11 @@ impl Tcb {
         }
         if !had_packets {
             self.snd.una = ack;
+            if a.is(DSACKING) {
+                // All is acknowledged, and still it may turn out that nothing had been lost.
+                self.fastretrans_alert(cx, &mut a);
+                self.newly_delivered(cx, &a);
+            }
             if self.has_unsent() {
                 self.ack_probe(cx);
             }
@@ -119,9 +126,7 @@ impl Tcb {
         self.clean_rtx_queue(cx, ack, &mut a);
         self.stats.bytes_acked += ack - prior_una;
         self.tlp_ack(cx, ack, &mut a);
-        let newly = self.rec.delivered.wrapping_sub(a.prior_delivered);
-        if newly > 0 {
-            cx.mib.add(Mib::TcpExtTCPDelivered, u64::from(newly));
+        if self.rec.delivered != a.prior_delivered {
             self.rack_update_reo_wnd(cx, a.rate.map_or(0, |r| r.1));
         }
         if self.ack_is_dubious(&a) {
@@ -135,10 +140,25 @@ impl Tcb {
         if a.is(SET_TIMER) {
             self.set_xmit_timer(cx);
         }
+        let newly = self.newly_delivered(cx, &a);
         self.rate_sample(cx, &a, newly);
         self.cong_control(cx, &a, newly);
+        self.rec.pacing_cwnd = self.w.cwnd.max(self.txq.packets);
         self.after_ack(cx);
         Ok(true)
+    }
+
+    /// Segments that this ACK showed to be delivered; without SACK, duplicates stand for some (`tcp_newly_delivered`).
+    fn newly_delivered(&mut self, cx: &mut Cx<'_>, a: &AckRound) -> u32 {
+        let newly = self.rec.delivered.wrapping_sub(a.prior_delivered);
+        if newly > 0 {
+            cx.mib.add(Mib::TcpExtTCPDelivered, u64::from(newly));
+            if a.ece {
+                cx.mib.add(Mib::TcpExtTCPDeliveredCE, u64::from(newly));
+                self.stats.delivered_ce = self.stats.delivered_ce.wrapping_add(newly);
+            }
+        }
+        newly
     }
 
     /// RFC 5961 §5.2: an ACK older than the largest window ever offered is answered with a challenge ACK and
@@ -153,6 +173,7 @@ impl Tcb {
             self.sacktag(cx, seg.opts.sack.as_slice(), ack, &mut a);
             if self.rec.delivered != a.prior_delivered {
                 self.fastretrans_alert(cx, &mut a);
+                self.newly_delivered(cx, &a);
                 self.after_ack(cx);
             }
         }
@@ -198,6 +219,10 @@ impl Tcb {
                 }
                 self.txq.trim_front(ack)
             };
+            if n == 0 {
+                // Part of one segment: it is not delivered before all of it is (tcp_tso_acked).
+                break;
+            }
             acked_packets += n;
             if s.is(EVER_RETRANS) {
                 if s.is(RETRANS) {
@@ -236,6 +261,9 @@ impl Tcb {
         if a.is(DATA_ACKED) {
             a.flag |= SET_TIMER;
         }
+        if self.txq.front().is_some_and(|s| s.is(SACKED)) {
+            a.flag |= SACK_RENEGING;
+        }
         let ca_rtt = self.rtt_from_ack(cx, a);
         if a.is(DATA_ACKED) {
             if !self.sack_on {
@@ -250,15 +278,20 @@ impl Tcb {
             self.rec.retrans_out = 0;
         }
         if let Some(rtt) = ca_rtt {
-            let ev = self.ack_event(cx.now, acked_packets, Some(rtt));
-            let counters = match self.cong.on_rtt(&mut self.w, &ev) {
-                None => return,
-                Some(Hystart::Train) => (Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd),
-                Some(Hystart::Delay) => (Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd),
-            };
-            cx.inc(counters.0);
-            cx.mib.add(counters.1, u64::from(self.w.cwnd));
+            self.pkts_acked(cx, acked_packets, rtt);
         }
+    }
+
+    /// Tells congestion control of a round trip (`pkts_acked`).
+    fn pkts_acked(&mut self, cx: &mut Cx<'_>, acked: u32, rtt: Duration) {
+        let ev = self.ack_event(cx.now, acked, Some(rtt));
+        let counters = match self.cong.on_rtt(&mut self.w, &ev) {
+            None => return,
+            Some(Hystart::Train) => (Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd),
+            Some(Hystart::Delay) => (Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd),
+        };
+        cx.inc(counters.0);
+        cx.mib.add(counters.1, u64::from(self.w.cwnd));
     }
 
     /// RFC 6298 §3 (Karn): no samples from retransmitted segments, except by timestamp (RFC 7323 §4.1).

@@ -329,7 +329,9 @@ fn delayed_and_quick_acks() {
 fn fast_retransmit_by_sack_and_recovery_ends() {
     let mut s = established(SockOpts::default());
     assert_eq!(s.write(10_000), Ok(10_000));
-    let t = recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    // No more than half of the window in one packet.
+    let t = recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     assert_eq!(t.gso_size, Some(1000));
     s.env.now += Duration::from_millis(10);
     send!(s, F::ACK, 1, 1, sack: vec![(1001, 2001)]).expect("taken");
@@ -361,7 +363,8 @@ fn newreno_without_sack() {
     send!(s, F::SYN | F::ACK, 0, 1, opts: peer_syn(1000, false, None)).expect("taken");
     recv!(s, Ack, F::ACK, 1, 1, 0);
     assert_eq!(s.write(10_000), Ok(10_000));
-    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     s.env.now += Duration::from_millis(10);
     // The first still updates the window and so is no duplicate.
     for _ in 0..4 {
@@ -413,7 +416,8 @@ fn spurious_rto_is_undone_by_timestamps() {
     send!(s, F::SYN | F::ACK, 0, 1, opts: o).expect("taken");
     recv!(s, Ack, F::ACK, 1, 1, 0);
     assert_eq!(s.write(10_000), Ok(10_000));
-    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     let sent = s.now_ts();
     s.after(300);
     recv!(s, Retrans, F::ACK, 1, 1, 1000);
@@ -832,7 +836,8 @@ fn icmp_errors() {
 fn recovery_without_retransmission_is_undone() {
     let mut s = established(SockOpts::default());
     assert_eq!(s.write(10_000), Ok(10_000));
-    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     s.env.now += Duration::from_millis(10);
     send!(s, F::ACK, 1, 1, sack: vec![(1001, 4001)]).expect("taken");
     assert_eq!(s.t.ca_state(), CaState::Recovery);
@@ -849,7 +854,8 @@ fn recovery_without_retransmission_is_undone() {
 fn overtaken_acks_are_no_dsack() {
     let mut s = established(SockOpts::default());
     assert_eq!(s.write(10_000), Ok(10_000));
-    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     s.env.now += Duration::from_millis(10);
     send!(s, F::ACK, 1, 5001).expect("taken");
     send!(s, F::ACK, 1, 1, sack: vec![(1001, 3001)]).expect("old but fine");
@@ -862,7 +868,8 @@ fn overtaken_acks_are_no_dsack() {
 fn a_dsack_counts_for_a_part_of_a_retransmission() {
     let mut s = established(SockOpts::default());
     assert_eq!(s.write(10_000), Ok(10_000));
-    recv!(s, Data, F::ACK | F::PSH, 1, 1, 10_000);
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 5000);
+    recv!(s, Data, F::ACK | F::PSH, 5001, 1, 5000);
     s.env.now += Duration::from_millis(10);
     send!(s, F::ACK, 1, 1, sack: vec![(7001, 10_001)]).expect("taken");
     recv!(s, Retrans, F::ACK | F::PSH, 1, 1, 3000);
