@@ -257,14 +257,21 @@ impl Tcb {
         let both = self.state == State::SynRecv;
         let mut t = Transmit::bare(wire(self.snd.iss), SeqNr(0), TcpFlags::SYN, Kind::Syn);
         // Also the SYN-ACK of a simultaneous open says what we can do, not what was agreed: it is the SYN with one
-        // flag more (tcp_send_synack, 6.18). What holds is what both SYNs had.
-        let (ts, sack, ws) = (cx.cfg.timestamps, cx.cfg.sack, cx.cfg.window_scaling);
+        // flag more (tcp_send_synack, 6.18).
+        // What holds is what both SYNs had. For a listener's peer it says what was agreed.
+        let (ts, sack, ws) = if self.fastopen.is_some() {
+            (self.ts_on, self.sack_on, self.wscale_on)
+        } else {
+            (cx.cfg.timestamps, cx.cfg.sack, cx.cfg.window_scaling)
+        };
         if both {
             t.flags |= TcpFlags::ACK;
             t.ack = wire(self.rcv.nxt);
             self.rcv.wup = self.rcv.nxt;
-            // Its sequence number was sent before, with the SYN: not one of OutSegs.
-            t.kind = Kind::Retrans;
+            if self.fastopen.is_none() {
+                // Its sequence number was sent before, with the SYN: not one of OutSegs.
+                t.kind = Kind::Retrans;
+            }
         } else if cx.cfg.ecn == 1 && self.rec.retransmits == 0 {
             // RFC 3168 §6.1.1; a lost ECN SYN is repeated without (tcp_ecn_fallback).
             t.flags |= TcpFlags::ECE | TcpFlags::CWR;
