@@ -98,6 +98,8 @@ pub(crate) struct Ring {
     handed: Option<usize>,
     open: Option<Open>,
     blocks: u64,
+    /// Frames whose place the header cannot say, not yet counted in tp_drops.
+    lost: u32,
     /// A frame that found no room.
     waiting: Option<Received>,
     /// When to look next, and how long after that.
@@ -120,7 +122,7 @@ impl Ring {
             fd
         };
         let mem = Shared::new(&fd, len)?;
-        Ok(Self { spec, fd, mem, head: 0, handed: None, open: None, blocks: 0, waiting: None, look: None })
+        Ok(Self { spec, fd, mem, head: 0, handed: None, open: None, blocks: 0, lost: 0, waiting: None, look: None })
     }
 
     /// Is there something the program has not given back? Exactly what packet_poll asks: the part handed over last.
@@ -141,12 +143,14 @@ impl Ring {
         if self.mem.word(at).load(Ordering::Acquire) != 0 {
             return Some(r);
         }
-        if let Some(f) = tpacket::frame(&self.spec, &r, size) {
-            self.write(at, &f, &r);
-            self.mem.word(at + f.status_at).store(f.status | USER, Ordering::Release);
-            self.handed = Some(at + f.status_at);
-            self.head = (self.head + 1) % (in_block * self.spec.block_nr as usize);
-        }
+        let Some(f) = tpacket::frame(&self.spec, &r, size) else {
+            self.lost += 1;
+            return None;
+        };
+        self.write(at, &f, &r);
+        self.mem.word(at + f.status_at).store(f.status | USER, Ordering::Release);
+        self.handed = Some(at + f.status_at);
+        self.head = (self.head + 1) % (in_block * self.spec.block_nr as usize);
         None
     }
 
@@ -162,7 +166,10 @@ impl Ring {
     fn push_block(&mut self, r: Received, now: u64) -> Option<Received> {
         let size = self.spec.block_size as usize;
         let first = BLOCK_HDR + (self.spec.private as usize).next_multiple_of(8);
-        let f = tpacket::frame(&self.spec, &r, size - first)?;
+        let Some(f) = tpacket::frame(&self.spec, &r, size - first) else {
+            self.lost += 1;
+            return None;
+        };
         let need = (f.data_at + f.snaplen).next_multiple_of(8);
         if self.open.as_ref().is_some_and(|o| o.used + need > size) {
             self.retire(0);
@@ -275,6 +282,10 @@ impl Supervisor {
             if ring.waiting.is_some() {
                 break;
             }
+        }
+        let lost = std::mem::take(&mut ring.lost);
+        if lost > 0 {
+            self.kernel.packet_ring_lost(sock, lost);
         }
         if ring.readable() {
             ring.look = Some((now + LOOK.0, LOOK.0));

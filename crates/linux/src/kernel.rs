@@ -240,6 +240,15 @@ impl Kernel {
         }
     }
 
+    /// Frames of a ring whose place its headers cannot say (`tp_drops`): taken off what was received.
+    pub fn packet_ring_lost(&mut self, s: SockId, frames: u32) {
+        let Ok((ns, key)) = self.inet(s) else { return };
+        if let Some(Proto::Packet(p)) = ns.socks.socks.get_mut(key).map(|s| &mut s.proto) {
+            p.stats.0 = p.stats.0.saturating_sub(frames);
+            p.stats.1 = p.stats.1.saturating_add(frames);
+        }
+    }
+
     /// Moves time forward.
     pub fn set_now(&mut self, now: Instant) {
         self.world.set_now(now);

@@ -153,6 +153,9 @@ impl Taps {
             what: format!("making the device `{name}`"),
             source: io::Error::from_raw_os_error(e.0.into()),
         })?;
+        if let Some(d) = k.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
+            d.tun.vnet_hdr = true;
+        }
         let token = Token::Tap(self.0.len() as u32);
         poller.add(tap.fd.as_fd(), token, bits::IN).map_err(HostError::step("epoll"))?;
         self.0.push(Some(Attached { tap, ns, dev, waiting: VecDeque::new(), rx: BytesMut::new() }));

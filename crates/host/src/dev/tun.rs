@@ -3,7 +3,6 @@
 //! The program's descriptor is one end of a SOCK_SEQPACKET pair, so that read, write and poll run natively, a frame a message;
 //! only open and the ioctls come here.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 use bytes::Bytes;
@@ -36,30 +35,37 @@ const CSUM: u32 = 1;
 const TSO: u32 = 6;
 /// EBADFD: no TUNSETIFF yet.
 const EBADFD: i32 = 77;
+/// Frames taken from one program in a turn of the loop; the rest of what it wrote is told again.
+const RX_BATCH: usize = 64;
 
 /// An open /dev/net/tun.
 pub(crate) struct TunFile {
     /// The namespace it was opened in.
     ns: NsId,
-    dev: Option<IfIndex>,
+    /// Where its device was when it was last looked for; it may have gone to another namespace since.
+    dev: Option<(NsId, IfIndex)>,
     flags: u16,
     hdr_size: i32,
     sndbuf: i32,
 }
 
-/// Tun devices of the session.
+/// How many files of the session have a device.
 #[derive(Default)]
-pub(crate) struct Tuns {
-    /// The file behind a device.
-    open: HashMap<(NsId, IfIndex), Key>,
-    /// Devices that stay when their file is closed (TUNSETPERSIST).
-    persistent: Vec<(NsId, IfIndex)>,
-}
+pub(crate) struct Tuns(usize);
 
 impl Tuns {
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.0 == 0
     }
+}
+
+/// The number of a file in its device ([`ferronet_stack::dev::TunInfo`]).
+fn number(key: Key) -> u64 {
+    u64::from(key.generation) << 32 | u64::from(key.index)
+}
+
+fn key_of(number: u64) -> Key {
+    Key { index: number as u32, generation: (number >> 32) as u32 }
 }
 
 /// open("/dev/net/tun").
@@ -96,16 +102,14 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
         let all = IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_ONE_QUEUE | IFF_VNET_HDR;
         return done(put(all.into()));
     }
+    let Some(at) = s.tun_device(key) else { return Answer::Err(EBADFD) };
     let Some(Body::Tun(f)) = s.objects.get_mut(key).map(|o| &mut o.body) else { return Answer::Err(EBADFD) };
-    let Some(dev) = f.dev else { return Answer::Err(EBADFD) };
-    let at = (f.ns, dev);
     done(match cmd {
         // TUNSETDEBUG, -OWNER, -GROUP: whoever opens it here is root inside.
         0x400454c9 | 0x400454cc | 0x400454ce => Ok(0),
         0x400454cb => {
-            s.tuns.persistent.retain(|p| *p != at);
-            if arg != 0 {
-                s.tuns.persistent.push(at);
+            if let Some(d) = s.kernel.world.ns_mut(at.0).and_then(|n| n.devs.get_mut(at.1)) {
+                d.tun.persist = arg != 0;
             }
             Ok(0)
         }
@@ -148,11 +152,11 @@ fn set_iff(s: &mut Supervisor, call: &Call, key: Key) -> Result<i64, i32> {
     let flags = ifr.get(16..18).map_or(0, |b| u16::from_ne_bytes([b[0], b[1]]));
     let name = ifr.get(..15).unwrap_or_default().split(|b| *b == 0).next().unwrap_or_default();
     let name = String::from_utf8(name.to_vec()).map_err(|_| libc::EINVAL)?;
-    let Some(Body::Tun(f)) = s.objects.get(key).map(|o| &o.body) else { return Err(EBADFD) };
-    let ns = f.ns;
-    if f.dev.is_some() {
+    if s.tun_device(key).is_some() {
         return Err(libc::EEXIST);
     }
+    let Some(Body::Tun(f)) = s.objects.get(key).map(|o| &o.body) else { return Err(EBADFD) };
+    let ns = f.ns;
     let known = IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_ONE_QUEUE | IFF_VNET_HDR | IFF_TUN_EXCL;
     if flags & !known != 0 {
         tracing::warn!(
@@ -178,9 +182,8 @@ fn set_iff(s: &mut Supervisor, call: &Call, key: Key) -> Result<i64, i32> {
     let dev = match devs.by_name(&name) {
         Some(_) if flags & IFF_TUN_EXCL != 0 => return Err(libc::EBUSY),
         Some(d) if is_tun(d) != Some(ethernet) => return Err(libc::EINVAL),
-        Some(d) if s.tuns.open.contains_key(&(ns, d.index)) => return Err(libc::EBUSY),
-        // Of the host, by --tap.
-        Some(d) if !s.tuns.persistent.contains(&(ns, d.index)) => return Err(libc::EBUSY),
+        // In use; or of the host, by --tap.
+        Some(d) if d.tun.file.is_some() || !d.tun.persist => return Err(libc::EBUSY),
         Some(d) => d.index,
         None => {
             let kind = if ethernet { BackendDev::Tap } else { BackendDev::Tun };
@@ -188,13 +191,16 @@ fn set_iff(s: &mut Supervisor, call: &Call, key: Key) -> Result<i64, i32> {
         }
     };
     s.kernel.world.set_carrier(ns, dev, true);
-    s.tuns.open.insert((ns, dev), key);
+    s.tuns.0 += 1;
     if let Some(Body::Tun(f)) = s.objects.get_mut(key).map(|o| &mut o.body) {
-        (f.dev, f.flags) = (Some(dev), flags & !IFF_TUN_EXCL);
+        (f.dev, f.flags) = (Some((ns, dev)), flags & !IFF_TUN_EXCL);
+    }
+    if let Some(d) = s.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
+        d.tun.file = Some(number(key));
+        (d.tun.pi, d.tun.vnet_hdr) = (flags & IFF_NO_PI == 0, flags & IFF_VNET_HDR != 0);
+        put_name(&mut ifr, &d.name);
     }
     offload(s, key, (ns, dev), 0)?;
-    let name = s.kernel.world.ns(ns).and_then(|n| n.devs.get(dev)).map_or("", |d| d.name.as_str());
-    put_name(&mut ifr, name);
     mem::write(tid, arg, &ifr).map(|()| 0)
 }
 
@@ -227,12 +233,33 @@ fn offload(s: &mut Supervisor, key: Key, (ns, dev): (NsId, IfIndex), what: u32) 
 }
 
 impl Supervisor {
+    /// Where a file's device is, in whatever namespace; `None` before TUNSETIFF and when the device is gone.
+    fn tun_device(&mut self, key: Key) -> Option<(NsId, IfIndex)> {
+        let Some(Body::Tun(f)) = self.objects.get(key).map(|o| &o.body) else { return None };
+        let (at, file) = (f.dev?, Some(number(key)));
+        let world = &self.kernel.world;
+        if world.ns(at.0).and_then(|n| n.devs.get(at.1)).is_some_and(|d| d.tun.file == file) {
+            return Some(at);
+        }
+        let moved = world.iter().find_map(|n| Some((n.id, n.devs.iter().find(|d| d.tun.file == file)?.index)));
+        if let Some(Body::Tun(f)) = self.objects.get_mut(key).map(|o| &mut o.body) {
+            f.dev = moved;
+        }
+        if moved.is_none() {
+            // tun_net_uninit: the file is as if fresh, so another TUNSETIFF may follow.
+            self.tuns.0 = self.tuns.0.saturating_sub(1);
+        }
+        moved
+    }
+
     /// The program wrote frames, or closed the last copy of its descriptor.
     pub(crate) fn tun_event(&mut self, key: Key, ev: u32) {
-        loop {
+        let at = self.tun_device(key);
+        // What a batch leaves comes again: the poller is level-triggered.
+        for _ in 0..RX_BATCH {
             let Some(o) = self.objects.get(key) else { return };
             let (Some(mine), Body::Tun(f)) = (&o.mine, &o.body) else { return };
-            let (at, flags, hdr) = (f.dev.map(|d| (f.ns, d)), f.flags, f.hdr_size);
+            let (flags, hdr) = (f.flags, f.hdr_size);
             match self.bufs.read(mine.as_fd()) {
                 Ok(frame) if !frame.is_empty() => {
                     if let Some(at) = at {
@@ -242,34 +269,18 @@ impl Supervisor {
                 // An empty frame, or the end.
                 Ok(_) if ev & bits::HUP == 0 => {}
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && ev & bits::HUP == 0 => return,
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return self.tun_close(key),
             }
         }
-        self.tun_close(key);
     }
 
     /// `tun_get_user`.
-    fn tun_receive(&mut self, (ns, dev): (NsId, IfIndex), flags: u16, hdr: i32, mut frame: Bytes) {
-        let mut vnet = VirtioNetHdr::default();
-        if flags & IFF_NO_PI == 0 {
-            if frame.len() < 4 {
-                return;
-            }
-            let _ = frame.split_to(4);
-        }
-        if flags & IFF_VNET_HDR != 0 {
-            if frame.len() < hdr as usize {
-                return;
-            }
-            let mut bytes = [0; VirtioNetHdr::LEN];
-            for (b, v) in bytes.iter_mut().zip(frame.split_to(hdr as usize)) {
-                *b = v;
-            }
-            vnet = VirtioNetHdr::view(&bytes).copied().unwrap_or_default();
-        }
+    fn tun_receive(&mut self, (ns, dev): (NsId, IfIndex), flags: u16, hdr: i32, frame: Bytes) {
         let Some(n) = self.kernel.world.ns_mut(ns) else { return };
         let mut p = n.env.pool.get();
-        if !frame.is_empty() && fill(&mut p, &vnet, frame) {
+        let whole = take_headers(flags, hdr, frame)
+            .is_some_and(|(vnet, frame)| !frame.is_empty() && fill(&mut p, &vnet, frame));
+        if whole {
             self.kernel.dev_rx(ns, dev, p);
         } else {
             n.env.drop(p, DropReason::PktTooSmall);
@@ -279,8 +290,8 @@ impl Supervisor {
 
     /// A frame that the stack sends on a device (`tun_net_xmit`, `tun_put_user`).
     pub(crate) fn tun_send(&mut self, ns: NsId, p: Packet) {
-        let key = self.tuns.open.get(&(ns, p.meta().dev)).copied();
-        let sent = key.and_then(|k| self.objects.get(k)).is_some_and(|o| {
+        let file = self.kernel.world.ns(ns).and_then(|n| n.devs.get(p.meta().dev)).and_then(|d| d.tun.file);
+        let sent = file.and_then(|f| self.objects.get(key_of(f))).is_some_and(|o| {
             let (Some(mine), Body::Tun(f)) = (&o.mine, &o.body) else { return false };
             let mut m = Vec::with_capacity(p.len() + 32);
             if f.flags & IFF_NO_PI == 0 {
@@ -307,19 +318,34 @@ impl Supervisor {
 
     /// The file is closed: its device goes, or stays without carrier.
     fn tun_close(&mut self, key: Key) {
-        let at = match self.objects.get(key).map(|o| &o.body) {
-            Some(Body::Tun(f)) => f.dev.map(|d| (f.ns, d)),
-            _ => None,
-        };
-        if let Some((ns, dev)) = at {
-            self.tuns.open.remove(&(ns, dev));
-            if self.tuns.persistent.contains(&(ns, dev)) {
-                self.kernel.world.set_carrier(ns, dev, false);
-            } else {
-                let _ = self.kernel.world.link_del(ns, dev);
+        if let Some((ns, dev)) = self.tun_device(key) {
+            self.tuns.0 = self.tuns.0.saturating_sub(1);
+            match self.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
+                Some(d) if d.tun.persist => {
+                    d.tun.file = None;
+                    self.kernel.world.set_carrier(ns, dev, false);
+                }
+                Some(_) | None => {
+                    let _ = self.kernel.world.link_del(ns, dev);
+                }
             }
             self.unsettled = true;
         }
         self.forget(key);
     }
+}
+
+/// Takes the headers off that a program puts before a frame; `None` when they are not whole.
+fn take_headers(flags: u16, hdr: i32, mut frame: Bytes) -> Option<(VirtioNetHdr, Bytes)> {
+    let pi = if flags & IFF_NO_PI == 0 { 4 } else { 0 };
+    let vnet = if flags & IFF_VNET_HDR != 0 { usize::try_from(hdr).ok()? } else { 0 };
+    if frame.len() < pi + vnet {
+        return None;
+    }
+    let _ = frame.split_to(pi);
+    let mut bytes = [0; VirtioNetHdr::LEN];
+    for (b, v) in bytes.iter_mut().zip(frame.split_to(vnet)) {
+        *b = v;
+    }
+    Some((VirtioNetHdr::view(&bytes).copied().unwrap_or_default(), frame))
 }

@@ -98,7 +98,8 @@ pub struct Frame {
     pub snaplen: usize,
 }
 
-/// Lays out a received frame where `room` bytes are (`tpacket_rcv`); `None` when not even the header fits.
+/// Lays out a received frame where `room` bytes are (`tpacket_rcv`). Where only the header fits, no data is kept.
+/// `None` when `PACKET_RESERVE` puts it beyond what the header can say: then the kernel counts it in tp_drops.
 #[must_use]
 pub fn frame(ring: &RxRing, r: &Received, room: usize) -> Option<Frame> {
     let word = |at: usize| u32_at(&r.aux, at).unwrap_or(0);
@@ -114,8 +115,11 @@ pub fn frame(ring: &RxRing, r: &Received, room: usize) -> Option<Frame> {
         let net = align(full + maclen.max(16)) + reserve;
         (net - maclen, net)
     };
-    let (mac16, net16) = (u16::try_from(mac).ok()?.to_ne_bytes(), u16::try_from(net).ok()?.to_ne_bytes());
-    let snaplen = r.data.len().min(room.checked_sub(mac)?);
+    let net16 = u16::try_from(net).ok()?.to_ne_bytes();
+    let data_at = mac.min(room);
+    // Only V3 tells the program the place that was cut.
+    let mac16 = u16::try_from(if ring.version == 2 { data_at } else { mac }).ok()?.to_ne_bytes();
+    let snaplen = r.data.len().min(room - data_at);
     let (status, len, snap) = (word(0), word(4).to_ne_bytes(), (snaplen as u32).to_ne_bytes());
     let sec = ((r.stamp / 1_000_000_000) as u32).to_ne_bytes();
     let nsec = (r.stamp % 1_000_000_000) as u32;
@@ -137,7 +141,7 @@ pub fn frame(ring: &RxRing, r: &Received, room: usize) -> Option<Frame> {
     };
     head.resize(align(header), 0);
     head.extend(r.name.iter().take(SLL));
-    Some(Frame { head, status_at, status, data_at: mac, snaplen })
+    Some(Frame { head, status_at, status, data_at, snaplen })
 }
 
 #[cfg(test)]
@@ -191,6 +195,13 @@ mod tests {
         assert_eq!(f.head[16..24], [5, 0, 0, 0, 7, 0, 0, 0]);
         assert_eq!(f.head[32..], [9; 20]);
         assert_eq!(frame(&p.ring.unwrap(), &r, 100).unwrap().snaplen, 34);
+        // PACKET_RESERVE leaves no room for data, then none for the numbers.
+        let tight = RxRing { reserve: 200, ..p.ring.unwrap() };
+        let f = frame(&tight, &r, 256).unwrap();
+        assert_eq!((f.data_at, f.snaplen, &f.head[12..14]), (256, 0, &266u16.to_ne_bytes()[..]));
+        let f = frame(&RxRing { version: 2, ..tight }, &r, 256).unwrap();
+        assert_eq!((f.data_at, f.snaplen, &f.head[24..26]), (256, 0, &256u16.to_ne_bytes()[..]));
+        assert_eq!(frame(&RxRing { reserve: 65_500, ..tight }, &r, 256), None);
         let three = RxRing { version: 2, ..p.ring.unwrap() };
         let f = frame(&three, &r, 4000).unwrap();
         assert_eq!((f.data_at, f.status_at, f.head.len()), (82, 20, 68));

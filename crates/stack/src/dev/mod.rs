@@ -46,6 +46,19 @@ pub enum DevKind {
     },
 }
 
+/// What a tun or tap device knows of the program behind it (`struct tun_struct`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunInfo {
+    /// Frames have a `struct tun_pi` before them (no `IFF_NO_PI`).
+    pub pi: bool,
+    /// Frames have a `struct virtio_net_hdr` before them (`IFF_VNET_HDR`).
+    pub vnet_hdr: bool,
+    /// Stays when its file is closed (`TUNSETPERSIST`).
+    pub persist: bool,
+    /// The open file behind it, as the edge numbers its files. It goes with the device to other namespaces.
+    pub file: Option<u64>,
+}
+
 /// What a device takes without software help (`ethtool -k`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
@@ -148,6 +161,8 @@ pub struct Device {
     pub netem: Option<Box<netem::Netem>>,
     /// Link emulation on receive, when set: for devices whose other end is not ours (back ends).
     pub netem_rx: Option<Box<netem::Netem>>,
+    /// Of tun and tap devices.
+    pub tun: TunInfo,
 }
 
 impl Device {
@@ -340,6 +355,7 @@ impl Device {
             igmp: crate::ipv4::igmp::Igmp::default(),
             netem: None,
             netem_rx: None,
+            tun: TunInfo::default(),
         }
     }
 }

@@ -277,7 +277,8 @@ fn fill_linkinfo(m: &mut Msg, d: &Device) {
     if let DevKind::Backend { ethernet, .. } = d.kind {
         let data = m.nest(2);
         // IFLA_TUN_TYPE, PI, VNET_HDR, PERSIST, MULTI_QUEUE.
-        for (ty, v) in [(3, if ethernet { 2 } else { 1 }), (4, 0), (5, 1), (6, 0), (7, 0)] {
+        let [pi, vnet_hdr, persist] = [d.tun.pi, d.tun.vnet_hdr, d.tun.persist].map(u8::from);
+        for (ty, v) in [(3, if ethernet { 2 } else { 1 }), (4, pi), (5, vnet_hdr), (6, persist), (7, 0)] {
             m.u8(ty, v);
         }
         m.end(data);
