@@ -194,6 +194,16 @@ fn neigh() {
 }
 
 #[test]
+fn tables() {
+    // Times are drawn; who holds the parameters is the kernel's affair.
+    twin("tables", IP, |_, line| {
+        ["refcnt ", " reachable ", "\"refcnt\":", "\"reachable\":"]
+            .iter()
+            .fold(line.to_owned(), |l, m| mask(&l, m, |c| c.is_ascii_digit()))
+    });
+}
+
+#[test]
 fn monitor() {
     twin("monitor", IP, ip);
 }

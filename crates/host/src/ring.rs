@@ -122,7 +122,18 @@ impl Ring {
             fd
         };
         let mem = Shared::new(&fd, len)?;
-        Ok(Self { spec, fd, mem, head: 0, handed: None, open: None, blocks: 0, lost: 0, waiting: None, look: None })
+        Ok(Self {
+            spec,
+            fd,
+            mem,
+            head: 0,
+            handed: None,
+            open: None,
+            blocks: 0,
+            lost: 0,
+            waiting: None,
+            look: None,
+        })
     }
 
     /// Is there something the program has not given back? Exactly what packet_poll asks: the part handed over last.

@@ -241,7 +241,8 @@ impl Supervisor {
         if world.ns(at.0).and_then(|n| n.devs.get(at.1)).is_some_and(|d| d.tun.file == file) {
             return Some(at);
         }
-        let moved = world.iter().find_map(|n| Some((n.id, n.devs.iter().find(|d| d.tun.file == file)?.index)));
+        let moved =
+            world.iter().find_map(|n| Some((n.id, n.devs.iter().find(|d| d.tun.file == file)?.index)));
         if let Some(Body::Tun(f)) = self.objects.get_mut(key).map(|o| &mut o.body) {
             f.dev = moved;
         }

@@ -1,6 +1,6 @@
 //! What changed goes to the sockets that joined the groups (`rtnl_notify`, `netlink_broadcast`).
 
-use ferronet_core::{IfIndex, NsId};
+use ferronet_core::NsId;
 use ferronet_stack::fib::Family;
 use ferronet_stack::notify::Notify;
 
@@ -19,6 +19,8 @@ mod group {
     pub(super) const IPV6_IFADDR: u32 = 9;
     pub(super) const IPV6_ROUTE: u32 = 11;
     pub(super) const IPV6_RULE: u32 = 19;
+    pub(super) const IPV4_NETCONF: u32 = 24;
+    pub(super) const IPV6_NETCONF: u32 = 25;
     pub(super) const NSID: u32 = 28;
 }
 
@@ -125,7 +127,15 @@ fn render(k: &mut Kernel, ns: NsId, what: Notify, who: (u32, u32)) -> Option<(u3
             let v = View { ty: rtm::NEWLINK, flags: 0, seq, portid, change, ext_mask: 0 };
             (group::LINK, route::link::fill(k, ns, dev, v)?)
         }
-        Notify::LinkDel(dev, name, flags) => (group::LINK, link_gone(dev, &name, flags, who)),
+        Notify::Link(then) => {
+            let ty = if then.gone { rtm::DELLINK } else { rtm::NEWLINK };
+            let v = View { ty, flags: 0, seq, portid, change: then.change, ext_mask: 0 };
+            (group::LINK, route::link::fill_then(k, ns, &then, v))
+        }
+        Notify::NetConf(n) => {
+            let g = by_family(n.family, group::IPV4_NETCONF, group::IPV6_NETCONF);
+            (g, route::netconf::notice(k.world.ns(ns)?, n, who)?)
+        }
         Notify::AddrNew(dev, a, len) => {
             let net = k.world.ns(ns)?;
             let d = net.devs.get(dev)?;
@@ -157,6 +167,10 @@ fn render(k: &mut Kernel, ns: NsId, what: Notify, who: (u32, u32)) -> Option<(u3
             let m = Msg::new(rtm::DELNEIGH, 0, 0, 0);
             (group::NEIGH, route::neigh::fill_key(m, k.world.ns(ns)?, key))
         }
+        Notify::NeighGone(n) => {
+            let m = Msg::new(rtm::DELNEIGH, 0, 0, 0);
+            (group::NEIGH, route::neigh::fill_gone(m, &n, k.world.ns(ns)?.env.now))
+        }
         Notify::Rule(added, rule) => {
             let ty = if added { rtm::NEWRULE } else { rtm::DELRULE };
             let m = Msg::new(ty, 0, seq, portid);
@@ -164,19 +178,6 @@ fn render(k: &mut Kernel, ns: NsId, what: Notify, who: (u32, u32)) -> Option<(u3
             (g, route::rule::fill(m, k.world.ns(ns)?, &rule))
         }
     })
-}
-
-/// RTM_DELLINK of a device that is gone: what is still known of it.
-fn link_gone(dev: IfIndex, name: &str, flags: u32, who: (u32, u32)) -> Vec<u8> {
-    let mut m = Msg::new(rtm::DELLINK, 0, who.1, who.0);
-    let ty: u16 = if name == "lo" { 772 } else { 1 };
-    let [a, b] = ty.to_ne_bytes();
-    m.raw(&[0, 0, a, b]);
-    m.raw(&dev.0.to_ne_bytes());
-    m.raw(&flags.to_ne_bytes());
-    m.raw(&u32::MAX.to_ne_bytes());
-    m.str(route::link::ifla::IFNAME, name);
-    m.finish()
 }
 
 /// To all sockets of the namespace that joined the group, and to those that hear all namespaces.

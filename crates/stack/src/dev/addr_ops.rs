@@ -328,11 +328,12 @@ pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
 
 /// A device went down: its routes go, except those to its own addresses; neighbours are forgotten.
 pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
+    ns.neigh.flush_dev_family(&mut ns.env, &mut ns.notify, dev, Family::V4);
     crate::ipv6::addrconf::dev_down(ns, dev);
     crate::ipv4::igmp::ip_mc_down(ns, dev);
     ns.inet6.redirects.forget_dev(dev);
     fib_sync_down_dev(ns, Family::V4, dev);
-    ns.neigh.flush_dev(&mut ns.env, dev, false);
+    ns.neigh.flush_dev(&mut ns.env, &mut ns.notify, dev, false);
 }
 
 /// The carrier of a device that is up changed: next hops are marked `linkdown` or cleared
@@ -348,7 +349,7 @@ pub fn carrier_changed(ns: &mut Namespace, dev: IfIndex, on: bool) {
         }
     }
     if !on {
-        ns.neigh.flush_dev(&mut ns.env, dev, true);
+        ns.neigh.flush_dev(&mut ns.env, &mut ns.notify, dev, true);
     }
     crate::ipv6::addrconf::carrier_changed(ns, dev, on);
 }

@@ -89,33 +89,6 @@ pub const fn common_prefix(a: Ipv6Addr, b: Ipv6Addr) -> u8 {
     (a.to_bits() ^ b.to_bits()).leading_zeros() as u8
 }
 
-/// The policy label of an address (RFC 6724 §2.1; the kernel's table in `addrlabel.c`).
-#[must_use]
-pub const fn addr_label(a: Ipv6Addr) -> u8 {
-    let s = a.segments();
-    if a.is_loopback() {
-        0
-    } else if s[0] == 0x2002 {
-        2
-    } else if s[0] == 0 && s[1] == 0 && s[2] == 0 && s[3] == 0 && s[4] == 0 && s[5] == 0 {
-        3
-    } else if s[0] == 0 && s[1] == 0 && s[2] == 0 && s[3] == 0 && s[4] == 0 && s[5] == 0xffff {
-        4
-    } else if s[0] & 0xfe00 == 0xfc00 {
-        5
-    } else if s[0] == 0x2001 && s[1] == 0 {
-        6
-    } else if s[0] == 0x2001 && s[1] & 0xfff0 == 0x10 {
-        7
-    } else if s[0] & 0xffc0 == 0xfec0 {
-        11
-    } else if s[0] == 0x3ffe {
-        12
-    } else {
-        1
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,23 +98,23 @@ mod tests {
     }
 
     #[test]
-    fn scopes_and_labels() {
+    fn scopes() {
         let cases = [
-            ("::1", 2, 0),
-            ("fe80::1", 2, 1),
-            ("fec0::1", 5, 11),
-            ("fd00::1", 14, 5),
-            ("2001:db8::1", 14, 1),
-            ("2001::1", 14, 6),
-            ("2001:10::1", 14, 7),
-            ("2002::1", 14, 2),
-            ("::10.0.0.1", 14, 3),
-            ("::ffff:10.0.0.1", 14, 4),
-            ("ff02::1", 2, 1),
-            ("ff05::2", 5, 1),
+            ("::1", 2),
+            ("fe80::1", 2),
+            ("fec0::1", 5),
+            ("fd00::1", 14),
+            ("2001:db8::1", 14),
+            ("2001::1", 14),
+            ("2001:10::1", 14),
+            ("2002::1", 14),
+            ("::10.0.0.1", 14),
+            ("::ffff:10.0.0.1", 14),
+            ("ff02::1", 2),
+            ("ff05::2", 5),
         ];
-        for (s, scope, label) in cases {
-            assert_eq!((addr_scope(a(s)), addr_label(a(s))), (scope, label), "{s}");
+        for (s, scope) in cases {
+            assert_eq!(addr_scope(a(s)), scope, "{s}");
         }
         assert_eq!(common_prefix(a("2001:db8::"), a("2001:db8:8000::")), 32);
         assert_eq!(common_prefix(a("::1"), a("::1")), 128);

@@ -275,7 +275,7 @@ fn disable_changed(ns: &mut Namespace, dev: IfIndex, off: bool) {
     }
     if off {
         dev_down(ns, dev);
-        ns.neigh.flush_dev_family(&mut ns.env, dev, Family::V6);
+        ns.neigh.flush_dev_family(&mut ns.env, &mut ns.notify, dev, Family::V6);
     } else {
         dev_up(ns, dev);
     }

@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod addrconf;
+pub mod addrlabel;
 pub mod exthdrs;
 pub mod forward;
 pub mod icmp;
@@ -67,6 +68,8 @@ pub struct Inet6 {
     pub route_gc_at: Instant,
     /// What routers said about better first hops.
     pub redirects: route::Redirects,
+    /// Labels of addresses for source address selection.
+    pub labels: addrlabel::AddrLabels,
 }
 
 impl Inet6 {
@@ -82,6 +85,7 @@ impl Inet6 {
             route_timer: TimerId::NONE,
             route_gc_at: Instant::NEVER,
             redirects: route::Redirects::new(rng),
+            labels: addrlabel::AddrLabels::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use ferronet_core::{DropReason, Errno, IfIndex, Instant, Packet, Sysctl};
 use ferronet_wire::icmpv6 as wire;
 use ferronet_wire::ipv6::IPV6_MIN_MTU;
 
-use super::addr::{SCOPE_LINKLOCAL, addr_label, addr_scope, common_prefix, is_link_local, need_strict};
+use super::addr::{SCOPE_LINKLOCAL, addr_scope, common_prefix, is_link_local, need_strict};
 use crate::dev::{IfAddr, ifa_f, scope};
 use crate::fib::{Family, Flow, Route, RouteType, table_id};
 use crate::ns::Namespace;
@@ -163,7 +163,7 @@ pub fn ipv6_dev_get_saddr(ns: &Namespace, dev: IfIndex, daddr: Ipv6Addr) -> Opti
         && (daddr.is_multicast()
             || dst_scope <= i16::from(SCOPE_LINKLOCAL)
             || ns.devs.get(dev).is_some_and(|d| d.conf6.get(Conf6::UseOifAddrsOnly) != 0));
-    let dst_label = addr_label(daddr);
+    let dst_label = ns.inet6.labels.label(daddr, dev);
     let mut best: Option<(Score, Ipv6Addr)> = None;
     for d in ns.devs.iter().filter(|d| !only_oif || d.index == dev) {
         for i in &d.addrs {
@@ -171,7 +171,11 @@ pub fn ipv6_dev_get_saddr(ns: &Namespace, dev: IfIndex, daddr: Ipv6Addr) -> Opti
             if i.flags & ifa_f::TENTATIVE != 0 && i.flags & ifa_f::OPTIMISTIC == 0 {
                 continue;
             }
-            let s = score(i, a, daddr, dst_scope, dst_label, dev.is_none() || d.index == dev);
+            let s = Score {
+                oif: dev.is_none() || d.index == dev,
+                label: ns.inet6.labels.label(a, d.index) == dst_label,
+                ..score(i, a, daddr, dst_scope)
+            };
             if best.as_ref().is_none_or(|b| s > b.0) {
                 best = Some((s, a));
             }
@@ -180,14 +184,15 @@ pub fn ipv6_dev_get_saddr(ns: &Namespace, dev: IfIndex, daddr: Ipv6Addr) -> Opti
     best.map(|b| b.1)
 }
 
-fn score(i: &IfAddr, a: Ipv6Addr, daddr: Ipv6Addr, dst_scope: i16, dst_label: u8, oif: bool) -> Score {
+/// What does not depend on the device and the labels.
+fn score(i: &IfAddr, a: Ipv6Addr, daddr: Ipv6Addr, dst_scope: i16) -> Score {
     let s = i16::from(addr_scope(a));
     Score {
         same: a == daddr,
         scope: if s >= dst_scope { -s } else { s - 128 },
         preferred: a.is_loopback() || i.flags & (ifa_f::DEPRECATED | ifa_f::OPTIMISTIC) == 0,
-        oif,
-        label: addr_label(a) == dst_label,
+        oif: false,
+        label: false,
         prefix: common_prefix(a, daddr).min(i.prefix_len),
         settled: i.flags & ifa_f::OPTIMISTIC == 0,
     }

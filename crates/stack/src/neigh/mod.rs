@@ -284,40 +284,47 @@ impl NeighTable {
 
     /// Deletes an entry; packets that waited end as `NeighDead`.
     pub fn remove(&mut self, env: &mut Env, key: NeighKey) -> bool {
-        let Some(id) = self.map.remove(&key) else { return false };
-        self.hot.forget(&key);
-        if let Some(mut n) = self.entries.remove(id) {
-            env.timers.cancel(&mut n.timer);
-            while let Some(p) = n.queue.pop() {
-                env.drop(p, DropReason::NeighDead);
-            }
-            self.counts[Family::of(key.addr) as usize] -= 1;
-        }
-        true
+        self.take(env, key).is_some()
     }
 
-    /// Deletes all entries of a device (`neigh_ifdown`); `keep_permanent` on carrier loss.
-    pub fn flush_dev(&mut self, env: &mut Env, dev: IfIndex, keep_permanent: bool) {
+    fn take(&mut self, env: &mut Env, key: NeighKey) -> Option<Neigh> {
+        let id = self.map.remove(&key)?;
+        self.hot.forget(&key);
+        let mut n = self.entries.remove(id)?;
+        env.timers.cancel(&mut n.timer);
+        while let Some(p) = n.queue.pop() {
+            env.drop(p, DropReason::NeighDead);
+        }
+        self.counts[Family::of(key.addr) as usize] -= 1;
+        Some(n)
+    }
+
+    /// Deletes all entries of a device (`neigh_ifdown`); `keep_permanent` on carrier loss (`neigh_carrier_down`).
+    pub fn flush_dev(
+        &mut self,
+        env: &mut Env,
+        notify: &mut Notifications,
+        dev: IfIndex,
+        keep_permanent: bool,
+    ) {
         if !keep_permanent {
             self.proxies.forget_dev(dev);
         }
-        let gone: Vec<NeighKey> = self
-            .entries
-            .values()
-            .filter(|n| n.key.dev == dev && !(keep_permanent && n.state & nud::PERMANENT != 0))
-            .map(|n| n.key)
-            .collect();
-        for k in gone {
-            self.remove(env, k);
-        }
+        self.flush(env, notify, |n| n.key.dev == dev && !(keep_permanent && n.state & nud::PERMANENT != 0));
     }
 
     /// Deletes all entries of one family of a device (IPv6 was switched off).
-    pub fn flush_dev_family(&mut self, env: &mut Env, dev: IfIndex, f: Family) {
-        let gone: Vec<NeighKey> =
-            self.map.keys().filter(|k| k.dev == dev && Family::of(k.addr) == f).copied().collect();
+    pub fn flush_dev_family(&mut self, env: &mut Env, notify: &mut Notifications, dev: IfIndex, f: Family) {
+        self.flush(env, notify, |n| n.key.dev == dev && Family::of(n.key.addr) == f);
+    }
+
+    /// `neigh_flush_dev`: each entry is told of as it was.
+    fn flush(&mut self, env: &mut Env, notify: &mut Notifications, which: impl Fn(&Neigh) -> bool) {
+        let gone: Vec<NeighKey> = self.entries.values().filter(|n| which(n)).map(|n| n.key).collect();
         for k in gone {
-            self.remove(env, k);
+            if let Some(n) = self.take(env, k) {
+                notify.push(Notify::NeighGone(Box::new(n)));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use ferronet_core::{Errno, IfIndex, Sysctl};
 use super::{ETH_TRUESIZE, NeighFile, Row};
 use crate::dev::Device;
 use crate::fib::Family;
+use crate::notify::ConfChange;
 use crate::ns::Namespace;
 
 /// Tunables of a fresh namespace that follow the initial one: values that hold everywhere, and what the
@@ -71,9 +72,14 @@ impl Namespace {
     pub(super) fn write_conf4(&mut self, row: Row, c: Conf4, data: &[u8]) -> Result<(), Errno> {
         let v = scalar(Conf4::KINDS[c as usize], data)? as i32;
         let bit = 1u64 << (c as u32);
+        let old = match row {
+            Row::All => self.conf.all4.get(c),
+            Row::Default => self.conf.default4.get(c),
+            Row::Dev(dev) => self.devs.get(dev).ok_or(Errno::ENOENT)?.conf4.get(c),
+        };
         match row {
             Row::All if c == Conf4::Forwarding => {
-                if self.conf.all4.get(c) != v {
+                if old != v {
                     inet_forward_change(self, v);
                 }
             }
@@ -94,6 +100,17 @@ impl Namespace {
                 d.conf4_set |= bit;
             }
         }
+        // devinet_conf_proc, devinet_sysctl_forward.
+        let told = match c {
+            Conf4::Forwarding if row != Row::All => Some(ConfChange::Forwarding),
+            Conf4::RpFilter => Some(ConfChange::RpFilter),
+            Conf4::ProxyArp => Some(ConfChange::ProxyNeigh),
+            Conf4::IgnoreRoutesWithLinkdown => Some(ConfChange::IgnoreRoutesWithLinkdown),
+            _ => None,
+        };
+        if let Some(what) = told.filter(|_| old != v) {
+            self.notify_netconf(Family::V4, row, what);
+        }
         self.devs.generation += 1;
         Ok(())
     }
@@ -106,6 +123,34 @@ impl Namespace {
             && self.devs.get(dev).is_some_and(|d| i64::from(v) > i64::from(d.mtu))
         {
             return Err(Errno::EINVAL);
+        }
+        let told = match c {
+            Conf6::Forwarding => Some(ConfChange::Forwarding),
+            Conf6::ProxyNdp => Some(ConfChange::ProxyNeigh),
+            Conf6::IgnoreRoutesWithLinkdown => Some(ConfChange::IgnoreRoutesWithLinkdown),
+            _ => None,
+        };
+        let was = |ns: &Namespace, row: Row| match row {
+            Row::All => ns.conf.all6.get(c),
+            Row::Default => ns.conf.default6.get(c),
+            Row::Dev(d) => ns.devs.get(d).map_or(v, |d| d.conf6.get(c)),
+        };
+        if let Some(what) = told {
+            let mut changed = Vec::new();
+            // addrconf_fixup_forwarding tells of `default` first and of `all` last; addrconf_fixup_linkdown not of it.
+            let spread = row == Row::All && what != ConfChange::ProxyNeigh;
+            if spread && what == ConfChange::Forwarding {
+                changed.push(Row::Default);
+            }
+            if spread {
+                changed.extend(self.devs.iter().map(|d| Row::Dev(d.index)));
+            }
+            changed.push(row);
+            changed.retain(|r| was(self, *r) != v);
+            // The values are read when the message is made, when all are set.
+            for row in changed {
+                self.notify_netconf(Family::V6, row, what);
+            }
         }
         let dev = match row {
             Row::All => {
@@ -179,8 +224,20 @@ impl Namespace {
             (NeighFile::Parm(p), None) => vec![(p, v)],
             (NeighFile::BaseReachableTime | NeighFile::RetransTime, None) => Vec::new(),
         };
-        let clamp = |v: i64| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
         for (p, v) in values {
+            self.set_neigh_parm(f, row, p, v)?;
+        }
+        Ok(())
+    }
+
+    /// Sets a parameter of neighbours, of a device or of `default` and with it of those devices that never had one of
+    /// their own (`neigh_proc_update`, `neightbl_set`). In milliseconds, bytes or a number.
+    ///
+    /// # Errors
+    /// `ENOENT` for `all` and unknown devices.
+    pub fn set_neigh_parm(&mut self, f: Family, row: Row, p: NeighParm, v: i64) -> Result<(), Errno> {
+        let clamp = |v: i64| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+        {
             let bit = 1u32 << (p as u32);
             let v = clamp(v);
             let set = |d: &mut Device, explicit: bool| {
@@ -221,6 +278,10 @@ pub fn inet_forward_change(ns: &mut Namespace, v: i32) {
     ns.conf.default4.0[Conf4::Forwarding as usize] = v;
     for d in ns.devs.iter_mut() {
         d.conf4.0[Conf4::Forwarding as usize] = v;
+    }
+    let devs: Vec<Row> = ns.devs.iter().map(|d| Row::Dev(d.index)).collect();
+    for row in [Row::All, Row::Default].into_iter().chain(devs) {
+        ns.notify_netconf(Family::V4, row, ConfChange::Forwarding);
     }
     ns.devs.generation += 1;
 }

@@ -8,7 +8,10 @@ use ferronet_wire::MacAddr;
 
 use super::World;
 use crate::dev::{DevKind, Device, iff};
-use crate::notify::Notify;
+use crate::fib::Family;
+use crate::notify::{LinkThen, NetConf, Notify};
+use crate::ns::Namespace;
+use crate::sysctl::Row;
 
 /// `IFNAMSIZ` − 1.
 pub const MAX_NAME: usize = 15;
@@ -70,7 +73,8 @@ impl World {
             d.tx_queue_len = q;
         }
         let i = n.devs.insert(d).ok_or(Errno::ENFILE)?;
-        n.notify.push(Notify::LinkNew(i, u32::MAX));
+        n.notify_netconf_dev(i, false);
+        n.notify_link(i, u32::MAX, false);
         Ok(i)
     }
 
@@ -126,9 +130,20 @@ impl World {
             DevKind::Veth(p) => *p,
             DevKind::Dummy | DevKind::Backend { .. } => None,
         };
-        self.link_forget(ns, dev);
-        if let Some((pns, pdev)) = peer {
-            self.link_forget(pns, pdev);
+        let both: Vec<(NsId, IfIndex)> = core::iter::once((ns, dev)).chain(peer).collect();
+        // veth_dellink: they part first; both are closed before either goes (unregister_netdevice_many).
+        for (ns, dev) in &both {
+            if let Some(d) = self.ns_mut(*ns).and_then(|n| n.devs.get_mut(*dev))
+                && let DevKind::Veth(p) = &mut d.kind
+            {
+                *p = None;
+            }
+        }
+        for (ns, dev) in &both {
+            let _ = self.link_set_up(*ns, *dev, false);
+        }
+        for (ns, dev) in both {
+            self.link_forget(ns, dev);
         }
         Ok(())
     }
@@ -139,8 +154,9 @@ impl World {
         let Some(n) = self.ns_mut(ns) else { return };
         crate::dev::addr_ops::flush_addrs(n, dev);
         if let Some(d) = n.devs.remove(dev) {
-            n.neigh.flush_dev(&mut n.env, dev, false);
-            n.notify.push(Notify::LinkDel(dev, d.name.clone(), d.dev_flags()));
+            n.neigh.flush_dev(&mut n.env, &mut n.notify, dev, false);
+            n.notify_netconf_dev(dev, true);
+            notify_gone(n, d, None);
         }
     }
 
@@ -157,15 +173,22 @@ impl World {
         d.flags = if up { d.flags | iff::UP } else { d.flags & !iff::UP };
         d.activated |= up;
         let peer = d.peer();
+        if !up && matches!(d.kind, DevKind::Veth(None)) {
+            d.carrier = false;
+        }
         n.devs.generation += 1;
+        let peer_up = peer.is_some_and(|(pns, pdev)| {
+            self.ns(pns).and_then(|n| n.devs.get(pdev)).is_some_and(Device::is_up)
+        });
+        let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
+        // __dev_notify_flags: the message comes before what follows from the change.
+        n.notify_link(dev, iff::UP, up && peer_up);
         if up {
             crate::dev::addr_ops::dev_up(n, dev);
         } else {
             crate::dev::addr_ops::dev_down(n, dev);
         }
-        n.notify.push(Notify::LinkNew(dev, iff::UP));
         if let Some((pns, pdev)) = peer {
-            let peer_up = self.ns(pns).and_then(|n| n.devs.get(pdev)).is_some_and(Device::is_up);
             self.set_carrier(ns, dev, up && peer_up);
             self.set_carrier(pns, pdev, up && peer_up);
         }
@@ -215,9 +238,10 @@ impl World {
         self.link_set_up(ns, dev, false)?;
         let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
         crate::dev::addr_ops::flush_addrs(n, dev);
-        n.neigh.flush_dev(&mut n.env, dev, false);
+        n.neigh.flush_dev(&mut n.env, &mut n.notify, dev, false);
         let mut d = n.devs.remove(dev).ok_or(Errno::ENODEV)?;
-        n.notify.push(Notify::LinkDel(dev, d.name.clone(), d.dev_flags()));
+        n.notify_netconf_dev(dev, true);
+        let then = n.notify.listening.then(|| d.clone());
         let t = self.ns_mut(to).ok_or(Errno::EINVAL)?;
         d.name = name;
         d.activated = false;
@@ -226,7 +250,11 @@ impl World {
         d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(d.mtu).unwrap_or(i32::MAX);
         let peer = d.peer();
         let new = t.devs.insert(d).ok_or(Errno::ENFILE)?;
-        t.notify.push(Notify::LinkNew(new, u32::MAX));
+        t.notify_netconf_dev(new, false);
+        t.notify_link(new, u32::MAX, false);
+        if let Some((n, d)) = self.ns_mut(ns).zip(then) {
+            notify_gone(n, d, Some((to, new)));
+        }
         if let Some((pns, pdev)) = peer
             && let Some(p) = self.ns_mut(pns).and_then(|n| n.devs.get_mut(pdev))
         {
@@ -261,6 +289,19 @@ impl World {
         }
         n.devs.generation += 1;
         n.notify.push(Notify::LinkNew(dev, 0));
+        // inetdev_changename, then the tunables under their new name.
+        let v4: Vec<(IpAddr, u8)> = n.devs.get(dev).map_or_else(Vec::new, |d| {
+            let v4 = d.addrs.iter().filter(|a| matches!(a.local, IpAddr::V4(_)));
+            v4.map(|a| (a.local, a.prefix_len)).collect()
+        });
+        for (a, len) in v4 {
+            n.notify.push(Notify::AddrNew(dev, a, len));
+        }
+        for family in [Family::V4, Family::V6] {
+            for gone in [true, false] {
+                n.notify.push(Notify::NetConf(NetConf { family, row: Row::Dev(dev), what: None, gone }));
+            }
+        }
         Ok(())
     }
 
@@ -291,11 +332,18 @@ impl World {
             return Err(Errno::EADDRNOTAVAIL);
         }
         d.mac = mac;
-        n.neigh.flush_dev(&mut n.env, dev, true);
+        n.neigh.flush_dev(&mut n.env, &mut n.notify, dev, true);
         n.devs.generation += 1;
         n.notify.push(Notify::LinkNew(dev, 0));
         Ok(())
     }
+}
+
+/// RTM_DELLINK: the device as it was unregistered, without queueing discipline.
+fn notify_gone(n: &mut Namespace, mut dev: Device, moved: Option<(NsId, IfIndex)>) {
+    dev.activated = false;
+    let then = LinkThen { dev, gone: true, change: u32::MAX, peer_carrier: None, lower_up: false, moved };
+    n.notify.push(Notify::Link(Box::new(then)));
 }
 
 fn check_mtu(d: &Device, mtu: u32) -> Result<(), Errno> {

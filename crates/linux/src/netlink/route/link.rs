@@ -1,14 +1,15 @@
 //! RTM_GETLINK and the content of RTM_NEWLINK (`rtnl_fill_ifinfo`).
 
-use ferronet_core::sysctl::{Conf4, Conf6, NeighParm};
 use ferronet_core::{Errno, IfIndex, NsId};
 use ferronet_stack::dev::{DevKind, DevStats, Device, iff};
+use ferronet_stack::notify::LinkThen;
 
 use super::super::Req;
 use super::super::codec::{Fields, Msg, Policy, Strictness, nlm_f, parse};
 use super::super::dump::{DumpCx, Out, Source};
 use super::super::notify;
-use super::{hundredths, ifindex, pf, rtm};
+use super::link_af::{fill_af, fill_inet6};
+use super::{ifindex, pf, rtm};
 use crate::kernel::Kernel;
 
 /// Attributes of a link (`IFLA_*`).
@@ -38,15 +39,15 @@ pub(in super::super) mod ifla {
     pub(crate) const CARRIER: u16 = 33;
     pub(crate) const LINK_NETNSID: u16 = 37;
     pub(crate) const XDP: u16 = 43;
+    pub(crate) const NEW_NETNSID: u16 = 45;
     pub(crate) const TARGET_NETNSID: u16 = 46;
+    pub(crate) const NEW_IFINDEX: u16 = 49;
     pub(crate) const PROP_LIST: u16 = 52;
     pub(crate) const ALT_IFNAME: u16 = 53;
 }
 
 /// Bytes of `struct ifinfomsg`.
 pub(super) const IFINFO: usize = 16;
-/// `RTEXT_FILTER_SKIP_STATS`.
-const SKIP_STATS: u32 = 8;
 
 /// `ifla_policy`.
 #[rustfmt::skip]
@@ -105,24 +106,31 @@ pub(super) fn mtu_range(d: &Device) -> (u32, u32) {
     }
 }
 
+/// Has the partner in the same namespace a carrier? `None` when there is no such partner.
+fn peer_carrier(k: &Kernel, ns: NsId, d: &Device) -> Option<bool> {
+    let (_, peer) = d.peer().filter(|p| p.1 != d.index)?;
+    k.world.ns(ns)?.devs.get(peer).map(|p| p.carrier)
+}
+
 /// RFC 2863 operational state (`default_operstate`).
-fn operstate(k: &Kernel, ns: NsId, d: &Device) -> u8 {
+fn operstate(d: &Device, peer_carrier: Option<bool>) -> u8 {
     const UNKNOWN: u8 = 0;
     const DOWN: u8 = 2;
     const LOWERLAYERDOWN: u8 = 3;
     const UP: u8 = 6;
-    if !d.is_up() {
-        return DOWN;
-    }
     let is_veth = matches!(d.kind, DevKind::Veth(_));
-    if d.carrier {
+    match (d.is_up(), d.carrier, peer_carrier) {
+        (false, ..) => DOWN,
         // Devices whose carrier was never off have no link event that would say more.
-        return if is_veth { UP } else { UNKNOWN };
-    }
-    let Some((_, peer)) = d.peer().filter(|p| p.1 != d.index) else { return DOWN };
-    match k.world.ns(ns).and_then(|n| n.devs.get(peer)) {
-        Some(p) if !p.carrier => LOWERLAYERDOWN,
-        Some(_) | None => DOWN,
+        (true, true, _) => {
+            if is_veth {
+                UP
+            } else {
+                UNKNOWN
+            }
+        }
+        (true, false, Some(false)) => LOWERLAYERDOWN,
+        (true, false, Some(true) | None) => DOWN,
     }
 }
 
@@ -136,44 +144,82 @@ fn qdisc(d: &Device) -> &'static str {
     }
 }
 
-fn ifinfo(m: &mut Msg, family: u8, d: &Device, change: u32) {
+fn ifinfo(m: &mut Msg, family: u8, d: &Device, flags: u32, change: u32) {
     m.raw(&[family, 0]);
     // `raw` pads to four bytes: the type belongs into the second half of the first word.
     let at = m.len() - 2;
     m.patch(at, &dev_type(d).to_ne_bytes());
     m.raw(&d.index.0.to_ne_bytes());
-    m.raw(&d.dev_flags().to_ne_bytes());
+    m.raw(&flags.to_ne_bytes());
     m.raw(&change.to_ne_bytes());
+}
+
+/// The number of the namespace of a veth's partner, when that is another; given out when needed.
+fn link_netnsid(k: &mut Kernel, ns: NsId, d: Option<(NsId, IfIndex)>) -> Option<i32> {
+    d.filter(|p| p.0 != ns).map(|p| notify::peernet2id_alloc(k, ns, p.0))
 }
 
 /// The message about a device; `None` when it is not there. Numbers the peer's namespace when needed.
 pub(in super::super) fn fill(k: &mut Kernel, ns: NsId, dev: IfIndex, v: View) -> Option<Vec<u8>> {
     let peer = k.world.ns(ns)?.devs.get(dev)?.peer();
-    let netnsid = match peer {
-        Some((pns, _)) if pns != ns => Some(notify::peernet2id_alloc(k, ns, pns)),
-        Some(_) | None => None,
-    };
+    let netnsid = link_netnsid(k, ns, peer);
     let d = k.world.ns(ns)?.devs.get(dev)?;
+    let about = About { netnsid, operstate: operstate(d, peer_carrier(k, ns, d)), ..About::default() };
+    Some(message(d, v, about))
+}
+
+/// The message about what a device was when something happened to it.
+pub(in super::super) fn fill_then(k: &mut Kernel, ns: NsId, then: &LinkThen, v: View) -> Vec<u8> {
+    let d = &then.dev;
+    let netnsid = link_netnsid(k, ns, d.peer());
+    let moved = then.moved.map(|(to, i)| (notify::peernet2id_alloc(k, ns, to), i));
+    let lower_up = then.lower_up;
+    message(d, v, About { netnsid, operstate: operstate(d, then.peer_carrier), lower_up, moved })
+}
+
+/// What a message says beyond the device itself.
+#[derive(Clone, Copy, Default)]
+struct About {
+    netnsid: Option<i32>,
+    operstate: u8,
+    /// There is a carrier that the operational state does not know of yet.
+    lower_up: bool,
+    /// Where it went: `IFLA_NEW_NETNSID`, `IFLA_NEW_IFINDEX`.
+    moved: Option<(i32, IfIndex)>,
+}
+
+/// `rtnl_fill_ifinfo`.
+fn message(d: &Device, v: View, about: About) -> Vec<u8> {
+    let gone = v.ty == rtm::DELLINK;
     let mut m = Msg::new(v.ty, v.flags, v.seq, v.portid);
-    ifinfo(&mut m, pf::UNSPEC, d, v.change);
-    fill_device(&mut m, d, operstate(k, ns, d));
+    let flags = d.dev_flags() | if about.lower_up { iff::LOWER_UP } else { 0 };
+    ifinfo(&mut m, pf::UNSPEC, d, flags, v.change);
+    fill_device(&mut m, d, about);
     fill_stats(&mut m, &d.stats);
     let xdp = m.nest(ifla::XDP);
     m.u8(2, 0);
     m.end(xdp);
     fill_linkinfo(&mut m, d);
-    if let Some(id) = netnsid {
+    if let Some(id) = about.netnsid {
         m.i32(ifla::LINK_NETNSID, id);
     }
-    if let Some((_, i)) = peer
-        && (netnsid.is_some() || i != dev)
-    {
-        m.u32(ifla::LINK, i.0);
-    } else if matches!(d.kind, DevKind::Veth(None)) {
-        m.u32(ifla::LINK, 0);
+    if let Some((id, i)) = about.moved {
+        m.i32(ifla::NEW_NETNSID, id);
+        m.u32(ifla::NEW_IFINDEX, i.0);
+    }
+    match d.peer() {
+        Some((_, i)) if about.netnsid.is_some() || i != d.index => m.u32(ifla::LINK, i.0),
+        None if matches!(d.kind, DevKind::Veth(None)) => m.u32(ifla::LINK, 0),
+        Some(_) | None => {}
     }
     m.str(ifla::QDISC, qdisc(d));
-    fill_af(&mut m, d, v.ext_mask);
+    if gone {
+        // The protocols left it before it was unregistered.
+        let n = m.nest(ifla::AF_SPEC);
+        m.end(n);
+    } else {
+        fill_af(&mut m, d, v.ext_mask);
+    }
     m.put(ifla::MAP, &[0; 32]);
     if !d.altnames.is_empty() {
         let n = m.nest(ifla::PROP_LIST | super::super::codec::NLA_F_NESTED);
@@ -185,16 +231,16 @@ pub(in super::super) fn fill(k: &mut Kernel, ns: NsId, dev: IfIndex, v: View) ->
     // IFLA_DEVLINK_PORT and IFLA_DPLL_PIN: nested and empty.
     m.put(62 | super::super::codec::NLA_F_NESTED, &[]);
     m.put(65 | super::super::codec::NLA_F_NESTED, &[]);
-    Some(m.finish())
+    m.finish()
 }
 
 /// The attributes up to the counters.
-fn fill_device(m: &mut Msg, d: &Device, operstate: u8) {
+fn fill_device(m: &mut Msg, d: &Device, about: About) {
     let (min, max) = mtu_range(d);
     let tso = if matches!(d.kind, DevKind::Backend { .. }) { 65536 } else { 0x7fff8 };
     m.str(ifla::IFNAME, &d.name);
     m.u32(ifla::TXQLEN, d.tx_queue_len);
-    m.u8(ifla::OPERSTATE, operstate);
+    m.u8(ifla::OPERSTATE, about.operstate);
     m.u8(ifla::LINKMODE, 0);
     // IFLA_NETNS_IMMUTABLE.
     m.u8(67, u8::from(d.is_loopback()));
@@ -213,7 +259,7 @@ fn fill_device(m: &mut Msg, d: &Device, operstate: u8) {
         m.u32(ty, v);
     }
     m.u32(32, 1);
-    m.u8(ifla::CARRIER, u8::from(d.carrier));
+    m.u8(ifla::CARRIER, u8::from(d.carrier || about.lower_up));
     if !d.alias.is_empty() {
         m.str(ifla::IFALIAS, &d.alias);
     }
@@ -286,185 +332,10 @@ fn fill_linkinfo(m: &mut Msg, d: &Device) {
     m.end(info);
 }
 
-/// Order of the values in `IFLA_INET_CONF` (`IPV4_DEVCONF_*`, linux/ip.h).
-const CONF4: [Conf4; 33] = [
-    Conf4::Forwarding,
-    Conf4::McForwarding,
-    Conf4::ProxyArp,
-    Conf4::AcceptRedirects,
-    Conf4::SecureRedirects,
-    Conf4::SendRedirects,
-    Conf4::SharedMedia,
-    Conf4::RpFilter,
-    Conf4::AcceptSourceRoute,
-    Conf4::BootpRelay,
-    Conf4::LogMartians,
-    Conf4::Tag,
-    Conf4::ArpFilter,
-    Conf4::MediumId,
-    Conf4::DisableXfrm,
-    Conf4::DisablePolicy,
-    Conf4::ForceIgmpVersion,
-    Conf4::ArpAnnounce,
-    Conf4::ArpIgnore,
-    Conf4::PromoteSecondaries,
-    Conf4::ArpAccept,
-    Conf4::ArpNotify,
-    Conf4::AcceptLocal,
-    Conf4::SrcValidMark,
-    Conf4::ProxyArpPvlan,
-    Conf4::RouteLocalnet,
-    Conf4::Igmpv2UnsolicitedReportInterval,
-    Conf4::Igmpv3UnsolicitedReportInterval,
-    Conf4::IgnoreRoutesWithLinkdown,
-    Conf4::DropUnicastInL2Multicast,
-    Conf4::DropGratuitousArp,
-    Conf4::BcForwarding,
-    Conf4::ArpEvictNocarrier,
-];
-
-/// Order of the values in `IFLA_INET6_CONF` (`DEVCONF_*`, linux/ipv6.h), by the name of the tunable; empty for what
-/// has no number there.
-const CONF6: [&str; 60] = [
-    "forwarding",
-    "hop_limit",
-    "mtu",
-    "accept_ra",
-    "accept_redirects",
-    "autoconf",
-    "dad_transmits",
-    "router_solicitations",
-    "router_solicitation_interval",
-    "router_solicitation_delay",
-    "use_tempaddr",
-    "temp_valid_lft",
-    "temp_prefered_lft",
-    "regen_max_retry",
-    "max_desync_factor",
-    "max_addresses",
-    "force_mld_version",
-    "accept_ra_defrtr",
-    "accept_ra_pinfo",
-    "accept_ra_rtr_pref",
-    "router_probe_interval",
-    "accept_ra_rt_info_max_plen",
-    "proxy_ndp",
-    "optimistic_dad",
-    "accept_source_route",
-    "mc_forwarding",
-    "disable_ipv6",
-    "accept_dad",
-    "force_tllao",
-    "ndisc_notify",
-    "mldv1_unsolicited_report_interval",
-    "mldv2_unsolicited_report_interval",
-    "suppress_frag_ndisc",
-    "accept_ra_from_local",
-    "use_optimistic",
-    "accept_ra_mtu",
-    "",
-    "use_oif_addrs_only",
-    "accept_ra_min_hop_limit",
-    "ignore_routes_with_linkdown",
-    "drop_unicast_in_l2_multicast",
-    "drop_unsolicited_na",
-    "keep_addr_on_down",
-    "router_solicitation_max_interval",
-    "seg6_enabled",
-    "seg6_require_hmac",
-    "enhanced_dad",
-    "addr_gen_mode",
-    "disable_policy",
-    "accept_ra_rt_info_min_plen",
-    "ndisc_tclass",
-    "rpl_seg_enabled",
-    "ra_defrtr_metric",
-    "ioam6_enabled",
-    "ioam6_id",
-    "ioam6_id_wide",
-    "ndisc_evict_nocarrier",
-    "accept_untracked_na",
-    "accept_ra_min_lft",
-    "force_forwarding",
-];
-
-fn conf6_value(d: &Device, name: &str) -> i32 {
-    let Some(c) = Conf6::by_name(name) else { return 0 };
-    let v = d.conf6.get(c);
-    match name {
-        // Seconds there, milliseconds here.
-        "router_solicitation_interval"
-        | "router_solicitation_delay"
-        | "router_solicitation_max_interval"
-        | "router_probe_interval" => v.saturating_mul(1000),
-        // ipv6_add_dev: devices without DAD and temporary addresses.
-        "use_tempaddr" | "accept_dad" if d.is_loopback() => -1,
-        "mtu" => d.mtu.cast_signed(),
-        _ => v,
-    }
-}
-
-/// `IFLA_AF_SPEC`: tunables and, unless skipped, counters of IPv4 and IPv6.
-fn fill_af(m: &mut Msg, d: &Device, ext_mask: u32) {
-    let af = m.nest(ifla::AF_SPEC);
-    let inet = m.nest(u16::from(pf::INET));
-    let conf: Vec<u8> = CONF4
-        .iter()
-        .flat_map(|c| {
-            match c {
-                // inet_init_net: loopback needs no transformation and no policy.
-                Conf4::DisableXfrm | Conf4::DisablePolicy if d.is_loopback() => 1,
-                _ => d.conf4.get(*c),
-            }
-            .to_ne_bytes()
-        })
-        .collect();
-    m.put(1, &conf);
-    m.end(inet);
-    let inet6 = m.nest(u16::from(pf::INET6));
-    fill_inet6(m, d, ext_mask);
-    m.end(inet6);
-    m.end(af);
-}
-
-/// `inet6_fill_ifla6_attrs`.
-fn fill_inet6(m: &mut Msg, d: &Device, ext_mask: u32) {
-    const IF_RS_SENT: u32 = 0x10;
-    const IF_READY: u32 = 0x8000_0000;
-    let ready = d.is_up() && d.carrier;
-    let mut flags = 0;
-    if ready {
-        flags |= IF_READY;
-        if !d.is_loopback() {
-            flags |= IF_RS_SENT;
-        }
-    }
-    m.u32(1, flags);
-    let created = hundredths(d.created);
-    let reachable = d.neigh6.get(NeighParm::BaseReachableTimeMs);
-    let info: Vec<u8> =
-        [65535, created, reachable.cast_unsigned(), 1000].iter().flat_map(|v| v.to_ne_bytes()).collect();
-    m.put(5, &info);
-    let conf: Vec<u8> = CONF6.iter().flat_map(|c| conf6_value(d, c).to_ne_bytes()).collect();
-    m.put(2, &conf);
-    if ext_mask & SKIP_STATS == 0 {
-        // IFLA_INET6_STATS and IFLA_INET6_ICMP6STATS: the first number counts the numbers.
-        for (ty, n) in [(3, 38_u64), (6, 7)] {
-            let words: Vec<u8> = core::iter::once(n)
-                .chain(core::iter::repeat_n(0, n as usize - 1))
-                .flat_map(u64::to_ne_bytes)
-                .collect();
-            m.put(ty, &words);
-        }
-    }
-    m.put(7, &[0; 16]);
-    m.u8(8, d.conf6.get(Conf6::AddrGenMode) as u8);
-}
-
 /// The message of `ip -6 link` (`inet6_fill_ifinfo`).
 fn fill6(k: &Kernel, ns: NsId, d: &Device, v: View) -> Vec<u8> {
     let mut m = Msg::new(v.ty, v.flags, v.seq, v.portid);
-    ifinfo(&mut m, pf::INET6, d, 0);
+    ifinfo(&mut m, pf::INET6, d, d.dev_flags(), 0);
     m.str(ifla::IFNAME, &d.name);
     if d.has_ethernet() {
         m.put(ifla::ADDRESS, &d.mac.0);
@@ -473,7 +344,7 @@ fn fill6(k: &Kernel, ns: NsId, d: &Device, v: View) -> Vec<u8> {
     if let Some((_, i)) = d.peer().filter(|p| p.1 != d.index) {
         m.u32(ifla::LINK, i.0);
     }
-    m.u8(ifla::OPERSTATE, operstate(k, ns, d));
+    m.u8(ifla::OPERSTATE, operstate(d, peer_carrier(k, ns, d)));
     let n = m.nest(ifla::PROTINFO);
     fill_inet6(&mut m, d, 0);
     m.end(n);

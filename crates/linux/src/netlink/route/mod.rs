@@ -4,9 +4,11 @@ pub(super) mod addr;
 mod addr_set;
 mod addrlabel;
 pub(super) mod link;
+mod link_af;
 mod link_set;
 pub(super) mod neigh;
-mod netconf;
+pub(super) mod netconf;
+mod ntable;
 pub(super) mod rt;
 mod rt_get;
 mod rt_set;
@@ -38,9 +40,14 @@ pub(super) mod rtm {
     pub(crate) const NEWRULE: u16 = 32;
     pub(crate) const DELRULE: u16 = 33;
     pub(crate) const GETRULE: u16 = 34;
+    pub(crate) const NEWNEIGHTBL: u16 = 64;
+    pub(crate) const GETNEIGHTBL: u16 = 66;
+    pub(crate) const SETNEIGHTBL: u16 = 67;
     pub(crate) const NEWADDRLABEL: u16 = 72;
+    pub(crate) const DELADDRLABEL: u16 = 73;
     pub(crate) const GETADDRLABEL: u16 = 74;
     pub(crate) const NEWNETCONF: u16 = 80;
+    pub(crate) const DELNETCONF: u16 = 81;
     pub(crate) const GETNETCONF: u16 = 82;
     pub(crate) const NEWNSID: u16 = 88;
     pub(crate) const DELNSID: u16 = 89;
@@ -93,6 +100,7 @@ pub(super) fn rcv_msg(r: &mut Req<'_, '_>) -> Result<(), Errno> {
             rtm::GETROUTE => rt::dump(r, pf),
             rtm::GETNEIGH => neigh::dump(r, pf),
             rtm::GETRULE => rule::dump(r, pf),
+            rtm::GETNEIGHTBL => ntable::dump(r, pf),
             rtm::GETADDRLABEL => addrlabel::dump(r, pf),
             rtm::GETNETCONF => netconf::dump(r, pf),
             rtm::GETNSID => nsid::dump_nsid(r),
@@ -116,6 +124,10 @@ pub(super) fn rcv_msg(r: &mut Req<'_, '_>) -> Result<(), Errno> {
         (rtm::GETNEIGH, _) => neigh::getneigh(r, pf),
         (rtm::NEWRULE, _) => rule::newrule(r, pf),
         (rtm::DELRULE, _) => rule::delrule(r, pf),
+        (rtm::SETNEIGHTBL, _) => ntable::set(r, pf),
+        (rtm::NEWADDRLABEL, Some(Family::V6)) => addrlabel::newdel(r, true),
+        (rtm::DELADDRLABEL, Some(Family::V6)) => addrlabel::newdel(r, false),
+        (rtm::GETADDRLABEL, Some(Family::V6)) => addrlabel::get(r),
         (rtm::GETNETCONF, Some(f)) => netconf::get(r, f),
         (rtm::NEWNSID, _) => nsid::new_nsid(r),
         (rtm::GETNSID, _) => nsid::get_nsid(r),

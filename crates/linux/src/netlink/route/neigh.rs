@@ -101,6 +101,11 @@ pub(in super::super) fn fill_key(mut m: Msg, net: &Namespace, key: NeighKey) -> 
     m.finish()
 }
 
+/// The message about an entry that went with its device.
+pub(in super::super) fn fill_gone(m: Msg, n: &Neigh, now: Instant) -> Vec<u8> {
+    fill(m, n, kind(n.key.addr), now)
+}
+
 /// `struct ndmsg` and its attributes.
 struct NdReq<'a> {
     dev: Option<IfIndex>,

@@ -5,6 +5,8 @@ use ferronet_core::sysctl::{Conf4, Conf6};
 use ferronet_core::{Errno, NsId};
 use ferronet_stack::Namespace;
 use ferronet_stack::fib::Family;
+use ferronet_stack::notify::{ConfChange, NetConf};
+use ferronet_stack::sysctl::Row;
 
 use super::super::Req;
 use super::super::codec::{Msg, Policy, Strictness, nlm_f, parse};
@@ -30,8 +32,31 @@ const DEFAULT: i32 = -2;
 
 const POLICY: [Policy; 2] = [Policy::Any, Policy::S32];
 
-/// The values of a device, or of one of the two rows; `None` when there is no such device.
-fn fill(net: &Namespace, f: Family, index: i32, mut m: Msg) -> Option<Vec<u8>> {
+/// The message about a change, or about values that went with their device.
+pub(in super::super) fn notice(net: &Namespace, n: NetConf, (portid, seq): (u32, u32)) -> Option<Vec<u8>> {
+    let ty = if n.gone { rtm::DELNETCONF } else { rtm::NEWNETCONF };
+    let mut m = Msg::new(ty, 0, seq, portid);
+    let index = match n.row {
+        Row::All => ALL,
+        Row::Default => DEFAULT,
+        Row::Dev(i) => i.0.cast_signed(),
+    };
+    if n.gone {
+        m.raw(&[pf_of(n.family), 0, 0, 0]);
+        m.i32(netconfa::IFINDEX, index);
+        return Some(m.finish());
+    }
+    let only = n.what.map(|w| match w {
+        ConfChange::Forwarding => netconfa::FORWARDING,
+        ConfChange::RpFilter => netconfa::RP_FILTER,
+        ConfChange::ProxyNeigh => netconfa::PROXY_NEIGH,
+        ConfChange::IgnoreRoutesWithLinkdown => netconfa::IGNORE_ROUTES_WITH_LINKDOWN,
+    });
+    fill(net, n.family, (index, only), m)
+}
+
+/// The values of a device, or of one of the two rows; all or `only` one. `None` when there is no such device.
+fn fill(net: &Namespace, f: Family, (index, only): (i32, Option<u16>), mut m: Msg) -> Option<Vec<u8>> {
     m.raw(&[pf_of(f), 0, 0, 0]);
     m.i32(netconfa::IFINDEX, index);
     let dev = ifindex(index).and_then(|i| net.devs.get(i));
@@ -68,7 +93,7 @@ fn fill(net: &Namespace, f: Family, index: i32, mut m: Msg) -> Option<Vec<u8>> {
             ]
         }
     };
-    for (ty, v) in rows {
+    for (ty, v) in rows.into_iter().filter(|r| only.is_none_or(|o| o == r.0)) {
         m.i32(ty, v);
     }
     Some(m.finish())
@@ -83,7 +108,7 @@ pub(super) fn get(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     let m = r.answer(rtm::NEWNETCONF, 0);
-    let m = fill(r.net()?, f, index, m).ok_or(Errno::EINVAL)?;
+    let m = fill(r.net()?, f, (index, None), m).ok_or(Errno::EINVAL)?;
     r.replies.push(m);
     Ok(())
 }
@@ -118,7 +143,7 @@ impl Source for Rows {
                 return Ok(false);
             }
             let m = Msg::new(rtm::NEWNETCONF, nlm_f::MULTI, cx.seq, cx.portid);
-            if let Some(m) = fill(net, *f, *index, m) {
+            if let Some(m) = fill(net, *f, (*index, None), m) {
                 out.push(m);
             }
             self.done += 1;
