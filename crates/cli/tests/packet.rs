@@ -140,3 +140,27 @@ fn a_capture_of_bulk_loses_nothing() {
     let payload: u64 = stack.line_with("payload ").trim_start_matches("payload ").parse().unwrap();
     assert!(payload >= 4 * (4 << 20), "{payload}");
 }
+
+/// Signals that come while a ring is being mapped all arrive; no mapping fails, no descriptor is left.
+#[test]
+fn signals_while_rings_are_mapped_all_arrive() {
+    let test = "signals_while_rings_are_mapped_all_arrive";
+    if !ready(test, &["python3"]) {
+        return;
+    }
+    let script = repository("crates/cli/tests/scripts/ring_signals.py");
+    let e = run(ferronet(&["run", "--", "sh", "-ec", &format!("ip link set lo up; python3 {script}")]));
+    assert_eq!((e.code, e.out.as_str()), (0, "sent 2000, got 2000, descriptors left 0\n"), "{e:?}");
+}
+
+/// A program that is killed while a ring is being mapped ends, and its parent is told.
+#[test]
+fn who_is_killed_while_mapping_a_ring_ends() {
+    let test = "who_is_killed_while_mapping_a_ring_ends";
+    if !ready(test, &["python3"]) {
+        return;
+    }
+    let script = repository("crates/cli/tests/scripts/ring_signals.py");
+    let e = run(ferronet(&["run", "--", "sh", "-ec", &format!("ip link set lo up; python3 {script} kill")]));
+    assert_eq!((e.code, e.out.as_str()), (0, "40 killed\n"), "{e:?}");
+}

@@ -248,13 +248,10 @@ pub(crate) fn mmap(s: &mut Supervisor, call: &Call) -> Answer {
         return Answer::Err(libc::EINVAL);
     }
     let Some(listener) = s.listener(call.listener) else { return Answer::Done };
-    let copy = match seccomp::give(listener, call.n.id, r.fd.as_fd()) {
-        Ok(n) => n,
-        Err(e) if os::errno_of(&e) == libc::ENOENT => return Answer::Done,
-        Err(e) => return Answer::Err(os::errno_of(&e)),
-    };
-    match tracee::mmap(call.n.tid, call.n.args, copy) {
-        Ok(_) => Answer::Done,
+    match tracee::mmap(call.n.tid, call.n.args, || seccomp::give(listener, call.n.id, r.fd.as_fd())) {
+        Ok(()) => Answer::Done,
+        // The call was cancelled, or the program killed.
+        Err(e) if matches!(os::errno_of(&e), libc::ENOENT | libc::ESRCH | libc::ECHILD) => Answer::Done,
         Err(e) => {
             tracing::warn!("a packet ring cannot be mapped (is the program being traced?): {e}");
             Answer::Err(libc::EPERM)

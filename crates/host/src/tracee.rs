@@ -2,10 +2,13 @@
 //!
 //! Only mmap(2) of a packet ring needs this: a mapping can be made by nobody but the process itself, the file to map is not
 //! the descriptor that the program names, and a filter cannot change arguments. It happens once for each ring.
+//!
+//! Signals for the thread wait until it is let go: they are blocked while it is under our hands, and one that is on its way
+//! already is handed back, which the kernel queues again, siginfo and all, because it is blocked (ptrace_signal, 6.18).
 
 use std::io;
 
-use crate::os::cvt;
+use crate::os::{cvt, errno_of};
 
 /// How long a thread that was interrupted may take to stop, in naps of 20 µs: five seconds.
 const NAPS: u32 = 250_000;
@@ -15,12 +18,20 @@ type Regs = libc::user_regs_struct;
 #[cfg(target_arch = "aarch64")]
 type Regs = libc::user_regs_struct;
 
-/// A thread that is stopped under our hands; it goes on when this is dropped.
+/// A thread under our hands; it goes on when this is dropped.
 struct Tracee {
     tid: libc::pid_t,
-    /// Registers at the stop: the thread was about to begin its interrupted call anew.
-    saved: Regs,
+    /// The signals that the thread itself has blocked, once all are.
+    blocked: Option<u64>,
+    /// While it is known to have stopped: for which signal, 0 for none. It must get it when it goes on.
+    signal: Option<usize>,
 }
+
+/// The signal set of the kernel's size; SIGKILL and SIGSTOP cannot be blocked.
+const ALL: u64 = !0;
+
+/// PTRACE_EVENT_STOP in the second byte of a status: the stop of PTRACE_INTERRUPT, or of the whole process (SIGSTOP).
+const EVENT_STOP: i32 = 128;
 
 fn ptrace(request: libc::c_uint, tid: libc::pid_t, addr: usize, data: usize) -> io::Result<()> {
     // SAFETY: callers pass requests whose address and data are numbers, or point to a register structure or an iovec.
@@ -42,6 +53,38 @@ fn get_regs(tid: libc::pid_t) -> io::Result<Regs> {
 fn set_regs(tid: libc::pid_t, mut r: Regs) -> io::Result<()> {
     let mut iov = libc::iovec { iov_base: std::ptr::from_mut(&mut r).cast(), iov_len: size_of::<Regs>() };
     ptrace(libc::PTRACE_SETREGSET, tid, PRSTATUS, std::ptr::from_mut(&mut iov) as usize)
+}
+
+fn get_blocked(tid: libc::pid_t) -> io::Result<u64> {
+    let mut set = 0_u64;
+    ptrace(libc::PTRACE_GETSIGMASK as _, tid, size_of::<u64>(), std::ptr::from_mut(&mut set) as usize)?;
+    Ok(set)
+}
+
+fn set_blocked(tid: libc::pid_t, mut set: u64) -> io::Result<()> {
+    ptrace(libc::PTRACE_SETSIGMASK as _, tid, size_of::<u64>(), std::ptr::from_mut(&mut set) as usize)
+}
+
+/// What PTRACE_CONT and its like must bring the thread back after it stopped with this status: its signal, if it is one.
+fn to_hand_back(status: i32) -> usize {
+    if status & !0x7f == 0 { status as usize } else { 0 }
+}
+
+/// A thread that was killed while it was ours is a zombie until its tracer looks at it: not even its parent is told. But if
+/// we are the parent too, whoever waits for the program does that, and wants its status.
+fn bury(tid: libc::pid_t) {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        status.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<libc::pid_t>().ok()).unwrap_or(0)
+    };
+    // SAFETY: no memory is involved.
+    let us = unsafe { libc::getpid() };
+    if field("Tgid:") == tid && field("PPid:") == us {
+        return;
+    }
+    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: no siginfo is wanted.
+    unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, std::ptr::null_mut(), flags) };
 }
 
 /// Waits until the thread stops; its status code (the signal, with 0x80 at a system call). Exits are left to others.
@@ -113,48 +156,91 @@ fn with_result(mut r: Regs, v: i64) -> Regs {
 }
 
 impl Tracee {
-    /// Stops a thread that waits for the answer to a call. The call is cancelled; `None`: a signal came first, and the
-    /// thread goes its own way.
-    fn seize(tid: u32) -> io::Result<Option<Self>> {
+    /// From now on the thread stops before it takes a signal.
+    fn seize(tid: u32) -> io::Result<Self> {
         let tid = tid as libc::pid_t;
         ptrace(libc::PTRACE_SEIZE as _, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
-        ptrace(libc::PTRACE_INTERRUPT as _, tid, 0, 0)?;
-        let signal = stopped(tid)?;
-        // PTRACE_EVENT_STOP comes with SIGTRAP, its number in the second byte.
-        if signal & 0xff != libc::SIGTRAP {
-            ptrace(libc::PTRACE_DETACH as _, tid, 0, (signal & 0x7f) as usize)?;
-            return Ok(None);
-        }
-        Ok(Some(Self { tid, saved: get_regs(tid)? }))
+        Ok(Self { tid, blocked: None, signal: None })
     }
 
-    /// One system call by the thread; its result as the kernel gave it (negative: errno).
-    fn call(&self, nr: i64, args: [u64; 6]) -> io::Result<i64> {
-        set_regs(self.tid, with_call(self.saved, nr, args))?;
+    /// Stops the thread for PTRACE_INTERRUPT or for a signal; a call that it waits in is cancelled. Its status.
+    fn interrupt(&mut self) -> io::Result<i32> {
+        ptrace(libc::PTRACE_INTERRUPT as _, self.tid, 0, 0)?;
+        let status = stopped(self.tid)?;
+        self.signal = Some(to_hand_back(status));
+        Ok(status)
+    }
+
+    /// Lets it go on by this request until it stops again; its status.
+    fn go(&mut self, request: libc::c_uint) -> io::Result<i32> {
+        ptrace(request, self.tid, 0, self.signal.take().unwrap_or(0))?;
+        let status = stopped(self.tid)?;
+        self.signal = Some(to_hand_back(status));
+        Ok(status)
+    }
+
+    /// Cancels the call in which the thread waits. Its registers: it is about to begin the call anew.
+    fn cancel_call(&mut self) -> io::Result<Regs> {
+        let mut status = self.interrupt()?;
+        self.blocked = Some(get_blocked(self.tid)?);
+        set_blocked(self.tid, ALL)?;
+        while status >> 8 != EVENT_STOP {
+            status = self.go(libc::PTRACE_CONT as _)?;
+        }
+        get_regs(self.tid)
+    }
+
+    /// One system call by the thread, from where it is about to make another; its result as the kernel gave it (negative:
+    /// errno).
+    fn call(&mut self, from: Regs, nr: i64, args: [u64; 6]) -> io::Result<i64> {
+        set_regs(self.tid, with_call(from, nr, args))?;
         // Its entry, then its exit.
         for _ in 0..2 {
-            ptrace(libc::PTRACE_SYSCALL as _, self.tid, 0, 0)?;
-            while stopped(self.tid)? != libc::SIGTRAP | 0x80 {
-                ptrace(libc::PTRACE_SYSCALL as _, self.tid, 0, 0)?;
-            }
+            while self.go(libc::PTRACE_SYSCALL as _)? != libc::SIGTRAP | 0x80 {}
         }
         get_regs(self.tid).map(|r| result(&r))
+    }
+
+    fn leave(&mut self) -> io::Result<()> {
+        // It may have stopped for a signal unseen.
+        let signal = match self.signal {
+            Some(s) => s,
+            None => to_hand_back(self.interrupt()?),
+        };
+        if let Some(set) = self.blocked {
+            set_blocked(self.tid, set)?;
+        }
+        ptrace(libc::PTRACE_DETACH as _, self.tid, 0, signal)
     }
 }
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        let _ = ptrace(libc::PTRACE_DETACH as _, self.tid, 0, 0);
+        if self.leave().is_err() {
+            bury(self.tid);
+        }
     }
 }
 
-/// In a thread that waits in an mmap call: maps its descriptor `fd` with the other arguments as given, closes it, and ends
-/// the call with the result. `None`: a signal came first; the program makes the call again, or gets EINTR.
-pub(crate) fn mmap(tid: u32, args: [u64; 6], fd: u32) -> io::Result<Option<()>> {
-    let Some(t) = Tracee::seize(tid)? else { return Ok(None) };
+/// In a thread that waits in an mmap call: maps the descriptor that `give` puts into its process with the other arguments as
+/// given, closes it, and ends the call with the result.
+///
+/// # Errors
+/// ENOENT when the thread waits no more, ESRCH or ECHILD when it was killed, EPERM when somebody else traces it.
+pub(crate) fn mmap(tid: u32, args: [u64; 6], give: impl FnOnce() -> io::Result<u32>) -> io::Result<()> {
+    // In this order: when the thread still waits once it is seized, no signal gets it out of the call unseen.
+    let mut t = Tracee::seize(tid)?;
+    let fd = match give() {
+        Ok(fd) => fd,
+        Err(e) if errno_of(&e) == libc::ENOENT => return Err(e),
+        Err(e) => {
+            let r = t.cancel_call()?;
+            return set_regs(t.tid, with_result(r, -i64::from(errno_of(&e))));
+        }
+    };
+    let r = t.cancel_call()?;
     let [addr, len, prot, flags, _, offset] = args;
-    let at = t.call(libc::SYS_mmap, [addr, len, prot, flags, fd.into(), offset])?;
-    t.call(libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0])?;
-    set_regs(t.tid, with_result(t.saved, at))?;
-    Ok(Some(()))
+    let at = t.call(r, libc::SYS_mmap, [addr, len, prot, flags, fd.into(), offset])?;
+    t.call(r, libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0])?;
+    set_regs(t.tid, with_result(r, at))
 }
