@@ -67,7 +67,10 @@ Examples:
   ferronet exec web -- ss -tanp
   ferronet exec web --ns router -- ip route
   ferronet exec 4711 -- bash              by process number
-  ferronet exec --ns router -- ip route   on the stack one is on, or the only one")]
+  ferronet exec --ns router -- ip route   on the stack one is on, or the only one
+
+The exit status is the command's; 127 when it is not found, 126 when it is no program, 125 when the
+stack ended under it (which is said on standard error), 1 when there is no such stack.")]
     Exec(ExecArgs),
     /// Show the packets' ways through a running stack, stage by stage
     #[command(after_help = "\

@@ -7,7 +7,7 @@ use crate::trace::filter;
 use crate::units;
 use ferronet_core::DropReason;
 use ferronet_host::control::{self, Client, Reply};
-use ferronet_host::{Command, Net};
+use ferronet_host::{Command, HostError, Net};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -24,7 +24,8 @@ struct Found {
 impl Found {
     fn connect(&self) -> Result<Client, String> {
         let client = if self.own { Client::here() } else { Client::connect(&self.name).map(Some) };
-        client.map_err(|e| e.to_string())?.ok_or_else(|| format!("`{}` has ended", self.name))
+        // It answered a moment ago.
+        client.ok().flatten().ok_or_else(|| format!("the stack `{}` has ended", self.name))
     }
 
     fn is(&self, wanted: &str) -> bool {
@@ -163,6 +164,10 @@ pub(crate) fn exec(args: &ExecArgs) -> Result<u8, String> {
     let ended = if found.own { client.replace(&cmd).map(|never| match never {}) } else { client.exec(&cmd) };
     match ended {
         Ok(exit) => Ok(u8::try_from(exit.code()).unwrap_or(u8::MAX)),
+        Err(HostError::StackEnded) => {
+            eprintln!("ferronet: the stack `{}` has ended, and {} with it", found.name, args.cmd[0]);
+            Ok(125)
+        }
         Err(e) => crate::session::failed_to_start(&e),
     }
 }

@@ -295,12 +295,35 @@ fn exec_ends_with_its_stack_and_leaves_nothing_when_killed() {
     s.kill();
     s.nothing_left("supervisor killed under exec and trace");
     let code = |m: &mut Marked| m.child.wait().expect("wait").code();
-    // Killed, or unable to load its libraries when its calls find nobody who answers (ENOSYS): not 0 in any case.
-    assert!(matches!(code(&mut joined), Some(125 | 127 | 137)), "exec tells that its program was killed");
+    assert_eq!(code(&mut joined), Some(125), "exec tells that the stack has ended");
     assert_eq!(code(&mut tracing), Some(1), "trace tells that the stack has ended");
     // The name is free again.
     let e = common::run(ferronet(&["run", "--name", &name, "--", "true"]));
     assert_eq!(e.code, 0, "{e:?}");
+}
+
+/// One sentence and status 125 (1 before it has joined), whenever the stack dies: also while the program is being loaded, when
+/// calls that find nobody who answers make it fail in its own ways.
+#[test]
+fn a_stack_that_dies_while_a_program_joins() {
+    if !ready("a_stack_that_dies_while_a_program_joins") {
+        return;
+    }
+    let name = format!("dies{}", std::process::id());
+    for step in 0..24 {
+        let mut s = Marked::start(&["run", "--name", &name, "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+        s.line("ready");
+        let mut c = ferronet(&["exec", &name, "--", "python3", "-c", "import time; time.sleep(1000)"]);
+        c.env(MARK, &s.mark).stderr(Stdio::piped());
+        let joining = std::thread::spawn(move || common::run_for(c, 20));
+        moment(step * 3);
+        s.kill();
+        let e = joining.join().expect("exec ends");
+        let said = e.err.lines().filter(|l| l.starts_with("ferronet: ")).count();
+        assert!(matches!(e.code, 1 | 125) && said == 1, "after {} ms: {e:?}", step * 3);
+        assert!(!e.err.contains("os error"), "after {} ms: {e:?}", step * 3);
+        s.nothing_left("supervisor killed while a program joins");
+    }
 }
 
 #[test]

@@ -28,6 +28,9 @@ const MAX: usize = 64 << 10;
 /// Output a slow reader may leave unread before he is cut off.
 const BACKLOG: usize = 4 << 20;
 
+/// How long a session that ends takes at most from the end of its programs to that of its sockets, milliseconds.
+const ENDING_MS: i32 = 200;
+
 /// What a handler made of a request.
 pub enum Served {
     /// All output is written; the status is the command's exit status.
@@ -432,8 +435,28 @@ impl Client {
     /// The calling process must have a single thread.
     ///
     /// # Errors
-    /// The step that failed; [`HostError::Exec`] when the program cannot be executed.
+    /// The step that failed; [`HostError::Exec`] when the program cannot be executed; [`HostError::StackEnded`] when it failed
+    /// because the session ended.
     pub fn exec(&self, cmd: &Command) -> Result<Exit> {
+        let ended = self.exec_steps(cmd);
+        let patience = match ended {
+            Ok(Exit::Code(0)) => return ended,
+            // Killed with the sandbox; or unable to load its libraries, because nobody answers its calls (ENOSYS). Either may be
+            // seen before the session's socket is closed.
+            Ok(Exit::Signal(libc::SIGKILL) | Exit::Code(127)) | Err(_) => ENDING_MS,
+            Ok(_) => 0,
+        };
+        if self.has_ended(patience) { Err(HostError::StackEnded) } else { ended }
+    }
+
+    /// Is the session gone, or within this many milliseconds?
+    fn has_ended(&self, ms: i32) -> bool {
+        let mut p = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one pollfd.
+        unsafe { libc::poll(&mut p, 1, ms) == 1 }
+    }
+
+    fn exec_steps(&self, cmd: &Command) -> Result<Exit> {
         self.request(&["join"])?;
         let ns = self.joined()?;
         // SAFETY: no memory is involved. The program gets its defaults back before exec.

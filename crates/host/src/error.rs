@@ -56,6 +56,9 @@ pub enum HostError {
     /// The first process of the sandbox is gone.
     #[error("the sandbox was killed from outside")]
     SandboxDied,
+    /// The stack that a program was started on from outside has ended, and the program with it.
+    #[error("the stack has ended, and the program with it")]
+    StackEnded,
     /// An operation of the running stack answered with an error number.
     #[error("{what}: {source}")]
     Stack {

@@ -6,9 +6,13 @@ SOL_PACKET, RX_RING, PAGE, COUNT = 263, 5, 4096, 2000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def map_ring():
+def map_ring(hold=()):
+    # Linux answers setsockopt at once. Here a signal may cancel it when it has taken effect already, and made anew it is
+    # refused (EBUSY); so the signals are let in for mmap alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold)
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     s.setsockopt(SOL_PACKET, RX_RING, struct.pack("IIII", PAGE, 2, 2048, 4))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, hold)
     m = mmap.mmap(s.fileno(), 2 * PAGE)
     m[0:4]
     m.close()
@@ -43,7 +47,7 @@ def all_arrive():
     ended = 0
     while not ended:
         for _ in range(4):
-            map_ring()
+            map_ring([told])
         ended, _ = os.waitpid(sender, os.WNOHANG)
     os.set_blocking(got, False)
     n = len(os.read(got, 65536))
