@@ -29,7 +29,7 @@ const MAX: usize = 64 << 10;
 const BACKLOG: usize = 4 << 20;
 
 /// How long a session that ends takes at most from the end of its programs to that of its sockets, milliseconds.
-const ENDING_MS: i32 = 200;
+const ENDING_MS: i32 = 1000;
 
 /// What a handler made of a request.
 pub enum Served {
@@ -439,21 +439,22 @@ impl Client {
     /// because the session ended.
     pub fn exec(&self, cmd: &Command) -> Result<Exit> {
         let ended = self.exec_steps(cmd);
-        let patience = match ended {
-            Ok(Exit::Code(0)) => return ended,
-            // Killed with the sandbox; or unable to load its libraries, because nobody answers its calls (ENOSYS). Either may be
-            // seen before the session's socket is closed.
-            Ok(Exit::Signal(libc::SIGKILL) | Exit::Code(127)) | Err(_) => ENDING_MS,
-            Ok(_) => 0,
-        };
-        if self.has_ended(patience) { Err(HostError::StackEnded) } else { ended }
+        if matches!(ended, Ok(Exit::Code(0))) || !self.has_ended() {
+            return ended;
+        }
+        Err(HostError::StackEnded)
     }
 
-    /// Is the session gone, or within this many milliseconds?
-    fn has_ended(&self, ms: i32) -> bool {
-        let mut p = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    /// Is the session gone or about to go? A program may fail for that before the session's socket is closed: it is killed
+    /// with the sandbox, or nobody answers its calls (ENOSYS). One that is alive answers any request at once.
+    fn has_ended(&self) -> bool {
+        if self.request(&["pids"]).is_err() {
+            return true;
+        }
+        let mut p = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd.
-        unsafe { libc::poll(&mut p, 1, ms) == 1 }
+        let told = unsafe { libc::poll(&mut p, 1, ENDING_MS) == 1 };
+        told && !matches!(self.reply(), Ok(Some(_)))
     }
 
     fn exec_steps(&self, cmd: &Command) -> Result<Exit> {

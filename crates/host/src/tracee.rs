@@ -82,9 +82,24 @@ fn bury(tid: libc::pid_t) {
     if field("Tgid:") == tid && field("PPid:") == us {
         return;
     }
-    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
-    // SAFETY: no siginfo is wanted.
-    unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, std::ptr::null_mut(), flags) };
+    // It may be on its way out still.
+    for _ in 0..NAPS {
+        // SAFETY: zero is a valid siginfo; waitid writes it.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+        // SAFETY: as above.
+        let r = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &mut info, flags) };
+        if r != 0 || info.si_signo != 0 {
+            return;
+        }
+        nap();
+    }
+}
+
+fn nap() {
+    let t = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
+    // SAFETY: a valid timespec; the rest is not wanted.
+    unsafe { libc::nanosleep(&t, std::ptr::null_mut()) };
 }
 
 /// Waits until the thread stops; its status code (the signal, with 0x80 at a system call). Exits are left to others.
@@ -100,9 +115,7 @@ fn stopped(tid: libc::pid_t) -> io::Result<i32> {
             // SAFETY: as above.
             return Ok(unsafe { info.si_status() });
         }
-        let nap = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
-        // SAFETY: a valid timespec; the rest is not wanted.
-        unsafe { libc::nanosleep(&nap, std::ptr::null_mut()) };
+        nap();
     }
     Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
 }
