@@ -29,7 +29,7 @@ const MAX: usize = 64 << 10;
 const BACKLOG: usize = 4 << 20;
 
 /// How long a session that ends takes at most from the end of its programs to that of its sockets, milliseconds.
-const ENDING_MS: i32 = 1000;
+const ENDING_MS: i32 = 5000;
 
 /// What a handler made of a request.
 pub enum Served {
