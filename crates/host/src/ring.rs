@@ -346,6 +346,12 @@ impl Supervisor {
                     && let Some(o) = Ours::at_home(self, key)
                 {
                     self.settle_message(&o);
+                    // The descriptor could not be had just now: it must not stay readable.
+                    if self.objects.message(key).is_some_and(|(_, m, _)| m.tokens > 0)
+                        && let Some(r) = self.rings.get_mut(&key)
+                    {
+                        r.look = Some((now + LOOK.1, LOOK.1));
+                    }
                 }
             }
         }
