@@ -59,7 +59,7 @@ const NEW: &str = "nginx and wrk, a new connection for each request";
 const KEPT: &str = "nginx and wrk, kept connections";
 const TO: &str = "one TCP flow over TAP, from the host's kernel";
 const FROM: &str = "one TCP flow over TAP, to the host's kernel";
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// What is missing, if anything.
 fn missing(ferronet: &Path) -> Option<String> {
