@@ -39,7 +39,8 @@ ip route add 10.78.2.0/24 via 10.78.1.2 congctl cubic
 far ip route add 10.78.1.0/24 via 10.78.2.2 congctl cubic
 ip route replace 10.79.0.0/24 dev fnend src 10.79.0.1 congctl cubic
 
-far iperf3 -s -p 5301 >/dev/null 2>&1 &
+# Not by `far`: a function in the background is a shell that would not pass the signal on.
+nsenter -t $other -n iperf3 -s -p 5301 >/dev/null 2>&1 &
 pids="$pids $!"
 "$ferronet" exec "$name-e" --ns end -- iperf3 -s -p 5302 >/dev/null 2>&1 &
 pids="$pids $!"
