@@ -50,12 +50,20 @@ up() { timeout 2 iperf3 -c "$1" -p "$2" -n 1; }
 until_ok up 10.78.2.1 5301
 until_ok up 10.79.0.2 5302
 until_ok up 10.79.0.2 5303
-measure() { timeout $((seconds + 30)) iperf3 -J -O 1 -t "$seconds" -P "$flows" "$@"; }
-measure -c 10.78.2.1 -p 5301 >"$dir/kernel.json" &
+# The server may still be busy with the question whether it is there.
+measure() {
+    out=$1; shift; n=0
+    until timeout $((seconds + 30)) iperf3 -J -O 1 -t "$seconds" -P "$flows" "$@" >"$out" && ! grep -q '"error"' "$out"; do
+        n=$((n + 1))
+        [ $n -lt 20 ] && grep -q 'busy' "$out" || return 1
+        sleep 0.1
+    done
+}
+measure "$dir/kernel.json" -c 10.78.2.1 -p 5301 &
 a=$!
-measure -c 10.79.0.2 -p 5302 -R >"$dir/sends.json" &
+measure "$dir/sends.json" -c 10.79.0.2 -p 5302 -R &
 b=$!
-measure -c 10.79.0.2 -p 5303 >"$dir/receives.json" &
+measure "$dir/receives.json" -c 10.79.0.2 -p 5303 &
 c=$!
 wait $a
 wait $b
