@@ -6,6 +6,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use common::{Ended, can_run, run};
 use ferronet_sim::need;
@@ -32,6 +33,10 @@ for i in $(seq 500); do SUDO ip link show veth-host >/dev/null 2>&1 || break; do
 echo "left: [$(SUDO ip netns list)] [$(ls /run/netns)] [$(grep -c test-ns /proc/self/mountinfo)] [$(SUDO ip -br link)]"
 echo "here: $(readlink /proc/self/ns/net)"
 "#;
+
+/// One walk at a time: the kernel gives the number of a namespace that is gone to the next one, and the next walk's must
+/// not look like what this one left.
+static WALKS: Mutex<()> = Mutex::new(());
 
 /// A user for one test, removed with its home at the end.
 struct User(String);
@@ -86,6 +91,7 @@ impl Drop for Binary {
 
 /// Runs the walk in `ferronet shell`, which `start` starts, and looks at what it says and leaves behind.
 fn walk(mut start: Command, script: &str, test: &str) {
+    let _alone = WALKS.lock().unwrap_or_else(PoisonError::into_inner);
     let file = std::env::temp_dir().join(format!("fn-{test}-{}.sh", std::process::id()));
     std::fs::write(&file, script).expect("the script");
     start
@@ -133,12 +139,13 @@ fn nothing_of(namespace: &str) {
             continue;
         };
         let at = |what: &str| format!("/proc/{pid}/{what}");
+        let who = format!("{pid} ({})", std::fs::read_to_string(at("cmdline")).unwrap_or_default());
         let is_it = |path: &Path| std::fs::read_link(path).is_ok_and(|l| l.as_os_str() == namespace);
-        assert!(!is_it(Path::new(&at("ns/net"))), "process {pid} is in {namespace}");
+        assert!(!is_it(Path::new(&at("ns/net"))), "process {who} is in {namespace}");
         let fds = std::fs::read_dir(at("fd")).into_iter().flatten().flatten();
-        assert!(!fds.map(|f| f.path()).any(|f| is_it(&f)), "process {pid} holds {namespace}");
+        assert!(!fds.map(|f| f.path()).any(|f| is_it(&f)), "process {who} holds {namespace}");
         let mounts = std::fs::read_to_string(at("mountinfo")).unwrap_or_default();
-        assert!(!mounts.contains(&mounted), "process {pid} has {namespace} mounted");
+        assert!(!mounts.contains(&mounted), "process {who} has {namespace} mounted");
     }
 }
 

@@ -176,7 +176,11 @@ fn ss(command: &str, line: &str) -> String {
     for unit in ["ms,0)", "sec,0)", "min,0)"] {
         l = l.replace(&format!("N{unit}"), "N,0)");
     }
-    l = mask(&l, "sk:", hex).replace(" rcv_rtt:N", "");
+    // ss leaves out a time of 0 ms.
+    for zero in [" rcv_rtt:N", " lastsnd:N", " lastrcv:N", " lastack:N"] {
+        l = l.replace(zero, "");
+    }
+    l = mask(&l, "sk:", hex);
     if l.starts_with("Total: ") || l.starts_with("TCP:   ") {
         l = ["Total: ", "TCP:   ", "closed ", "orphaned "].iter().fold(l, |l, m| mask(&l, m, number));
     }

@@ -12,7 +12,7 @@ fn every_byte_arrives_and_each_world_repeats() {
     let (mut retransmits, mut hashes) = (0, std::collections::BTreeSet::new());
     let seeds = seeds(1000);
     for seed in 0..seeds {
-        let setup = random_setup(seed, 60_000);
+        let setup = random_setup(seed, 200_000);
         let first = transfer(seed, &setup).unwrap_or_else(|e| panic!("{e}; {setup:?}"));
         let second = transfer(seed, &setup).unwrap_or_else(|e| panic!("{e}; {setup:?}"));
         assert_eq!(first, second, "seed {seed} did not repeat");
@@ -21,5 +21,5 @@ fn every_byte_arrives_and_each_world_repeats() {
     }
     assert_eq!(hashes.len() as u64, seeds, "different seeds are different worlds");
     // Small segments are joined when they are sent again, so this is less than what was lost.
-    assert!(retransmits > 3 * seeds, "the links lose: {retransmits} segments sent again in {seeds} worlds");
+    assert!(retransmits > 12 * seeds, "the links lose: {retransmits} segments sent again in {seeds} worlds");
 }
