@@ -36,7 +36,7 @@ Examples:
       ip link set lo up; ping -c 1 127.0.0.1
       ip netns add test; ip link add veth0 type veth peer name veth1; ip link set veth1 netns test
   ferronet shell --name lab               then, from another terminal: ferronet exec lab -- ss -tan")]
-    Shell(ShellArgs),
+    Shell(StackArgs),
     /// Run one command on a fresh stack; its exit status is passed on
     #[command(after_help = "\
 Examples:
@@ -106,9 +106,9 @@ Examples:
     Tool(Tool),
 }
 
-/// `shell`.
+/// A new stack; these are all the options of `shell`.
 #[derive(Debug, Args)]
-pub(crate) struct ShellArgs {
+pub(crate) struct StackArgs {
     /// Name of the stack, for exec, trace and drops
     #[arg(long)]
     pub name: Option<String>,
@@ -123,15 +123,8 @@ pub(crate) struct ShellArgs {
 /// `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Name of the stack, for exec, trace and drops
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Write every packet to this file
-    #[arg(long, value_name = "FILE")]
-    pub pcapng: Option<PathBuf>,
-    /// Add the device NAME whose other end is the host's TAP interface HOSTIF (NAME when not given)
-    #[arg(long, value_name = "NAME[=HOSTIF]")]
-    pub tap: Vec<String>,
+    #[command(flatten)]
+    pub stack: StackArgs,
     /// The command with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub cmd: Vec<String>,

@@ -1,6 +1,6 @@
 //! `ferronet shell` and `ferronet run`: one program on a fresh stack.
 
-use crate::args::{RunArgs, ShellArgs};
+use crate::args::{RunArgs, StackArgs};
 use crate::serve;
 use ferronet_host::{Command, Config, HostError, Session, Tap};
 use std::ffi::OsString;
@@ -37,13 +37,12 @@ pub(crate) fn kernel() -> ferronet_linux::Config {
 }
 
 /// A shell in the terminal.
-pub(crate) fn shell(args: &ShellArgs) -> Result<u8, String> {
+pub(crate) fn shell(args: &StackArgs) -> Result<u8, String> {
     let shell = std::env::var_os("SHELL").map(PathBuf::from).filter(|s| s.is_file());
     let shell = shell.unwrap_or_else(|| PathBuf::from("/bin/sh"));
     let greet = std::io::stdin().is_terminal();
     let argv = vec![shell.to_string_lossy().into_owned()];
-    let taps = open_taps(&args.tap)?;
-    start(args.name.clone(), args.pcapng.clone(), taps, argv, ("shell", greet))
+    start(args, argv, ("shell", greet))
 }
 
 /// One command.
@@ -52,9 +51,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8, String> {
     if let Some(word) = args.cmd.first().filter(|w| w.starts_with('-')) {
         return Err(format!("`{word}` is no option of ferronet run (see ferronet run --help)"));
     }
-    let taps = open_taps(&args.tap)?;
     let what = format!("run {}", args.cmd.join(" "));
-    start(args.name.clone(), args.pcapng.clone(), taps, args.cmd.clone(), (&what, false))
+    start(&args.stack, args.cmd.clone(), (&what, false))
 }
 
 /// Opens the host's ends of `NAME[=HOSTIF]`, before the sandbox is entered.
@@ -66,14 +64,9 @@ fn open_taps(specs: &[String]) -> Result<Vec<(String, Tap)>, String> {
     specs.iter().map(open).collect()
 }
 
-fn start(
-    name: Option<String>,
-    pcapng: Option<PathBuf>,
-    taps: Vec<(String, Tap)>,
-    argv: Vec<String>,
-    (what, greet): (&str, bool),
-) -> Result<u8, String> {
-    let mut session = match Session::new(&Config { kernel: kernel(), name }) {
+fn start(args: &StackArgs, argv: Vec<String>, (what, greet): (&str, bool)) -> Result<u8, String> {
+    let taps = open_taps(&args.tap)?;
+    let mut session = match Session::new(&Config { kernel: kernel(), name: args.name.clone() }) {
         Ok(s) => s,
         Err(e) => return failed_to_start(&e),
     };
@@ -82,8 +75,8 @@ fn start(
         let ns = session.first_ns();
         session.attach_tap(ns, &name, tap).map_err(|e| e.to_string())?;
     }
-    if let Some(file) = pcapng {
-        crate::capture::install(&mut session, &file)?;
+    if let Some(file) = &args.pcapng {
+        crate::capture::install(&mut session, file)?;
     }
     if greet {
         let name = session.name().unwrap_or("this stack");
