@@ -143,6 +143,11 @@ fn route() {
 }
 
 #[test]
+fn lookup() {
+    twin("lookup", IP, ip);
+}
+
+#[test]
 fn route6() {
     twin("route6", IP, ip);
 }

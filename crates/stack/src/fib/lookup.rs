@@ -172,11 +172,8 @@ fn pick<R>(
     if e.nexthops.is_empty() {
         return Some((!suppressed).then(|| make(e, None)));
     }
-    let usable = |n: &&NextHop| {
-        // IPv6 binds local addresses to their device too when the caller asks for one (RT6_LOOKUP_F_IFACE).
-        let elsewhere = e.kind == RouteType::Local && matches!(e.dst, IpAddr::V4(_));
-        n.flags & RTNH_F_DEAD == 0 && (flow.oif.is_none() || n.dev == flow.oif || elsewhere)
-    };
+    // Whoever is bound to a device does not reach the addresses of another one here, but on its link, if at all.
+    let usable = |n: &&NextHop| n.flags & RTNH_F_DEAD == 0 && (flow.oif.is_none() || n.dev == flow.oif);
     let total: u32 = e.nexthops.iter().filter(usable).map(|n| u32::from(n.weight) + 1).sum();
     if total == 0 {
         return None;
@@ -222,7 +219,9 @@ fn matches_rule(r: &Rule, f: &Flow, devs: &Devices) -> bool {
         name.as_ref().is_none_or(|n| devs.get(i).is_some_and(|d| d.name == *n))
     };
     let in_range = |r: Option<(u16, u16)>, p: u16| r.is_none_or(|(a, b)| p >= a && p <= b);
+    // No tunnel gives its number to a packet yet.
     let hit = !r.l3mdev
+        && r.tun_id == 0
         && in_prefix(r.src, f.src)
         && in_prefix(r.dst, f.dst)
         && (r.tos == 0 || r.tos == f.tos)

@@ -180,6 +180,8 @@ pub struct Rule {
     pub fwmark: Option<(u32, u32)>,
     /// `uidrange`.
     pub uid_range: Option<(u32, u32)>,
+    /// `tun_id`: the number of the tunnel a packet came through. There are no tunnels, so it never matches.
+    pub tun_id: u64,
     /// `ipproto`.
     pub ip_proto: u8,
     /// `sport`.
@@ -309,8 +311,7 @@ impl Fib {
         if self.rules.len() >= MAX_RULES {
             return Err(Errno::ENOSPC);
         }
-        rule.priority = priority
-            .unwrap_or_else(|| self.rules(rule.family).nth(1).map_or(0, |r| r.priority.saturating_sub(1)));
+        rule.priority = priority.unwrap_or_else(|| self.default_rule_priority(rule.family));
         if self.rules.contains(&rule) {
             return Err(Errno::EEXIST);
         }
@@ -319,6 +320,12 @@ impl Fib {
         self.unmerged |= rule.family == Family::V4;
         self.rules_changed();
         Ok(rule)
+    }
+
+    /// The priority of a rule that names none: before the second one (`fib_default_rule_pref`).
+    #[must_use]
+    pub fn default_rule_priority(&self, family: Family) -> u32 {
+        self.rules(family).nth(1).map_or(0, |r| r.priority.saturating_sub(1))
     }
 
     /// The table that a lookup says it found an IPv4 route in: main for local, while the kernel has them in one.
@@ -381,6 +388,7 @@ impl Rule {
             suppress_prefixlen: None,
             suppress_ifgroup: None,
             l3mdev: false,
+            tun_id: 0,
             realms: 0,
             protocol: proto::KERNEL,
         }

@@ -94,7 +94,9 @@ fn fib_create_info(ns: &Namespace, e: &mut FibEntry) -> Result<(), Refused> {
             ));
         }
         e.nexthops.clear();
-    } else if e.scope > scope::HOST {
+        return Ok(());
+    }
+    if e.scope > scope::HOST {
         return Err(no(Errno::EINVAL, "Invalid scope"));
     } else if e.scope == scope::HOST {
         if e.nexthops.len() != 1 {
@@ -161,7 +163,7 @@ fn fib_check_nh_v4_gw(
         if ns.devs.get(n.dev).is_none() {
             return Err(no(Errno::ENODEV, "Nexthop device required for onlink"));
         }
-        use_dev(ns, n, "Nexthop device is down")?;
+        use_dev(ns, n, "Nexthop device is not up")?;
         if crate::ipv4::route::addr_type(ns, gw) != RouteType::Unicast {
             return Err(no(Errno::EINVAL, INVALID));
         }
@@ -209,14 +211,13 @@ fn ip6_route_info_create(ns: &Namespace, e: &mut FibEntry) -> Result<(), Refused
     e.scope = scope::UNIVERSE;
     if props(e.kind).1 {
         e.nexthops.clear();
-        return Ok(());
     }
     let table = e.table;
     for n in &mut e.nexthops {
         check_nh6(ns, n, table)?;
     }
-    if let (Some(IpAddr::V6(p)), Some(n)) = (e.prefsrc, e.nexthops.first())
-        && !crate::ipv6::addr::ipv6_chk_addr(ns, p, n.dev)
+    if let Some(IpAddr::V6(p)) = e.prefsrc
+        && !crate::ipv6::addr::ipv6_chk_addr(ns, p, e.nexthops.first().map_or(IfIndex::NONE, |n| n.dev))
     {
         return Err(no(Errno::EINVAL, "Invalid source address"));
     }
@@ -257,6 +258,8 @@ fn ip6_validate_gw(ns: &Namespace, n: &mut NextHop, gw: IpAddr, table: u32) -> R
         }
         if n.flags & RTNH_F_ONLINK == 0 {
             ip6_route_check_nh(ns, n, gw, table)?;
+        } else {
+            ip6_route_check_nh_onlink(ns, n.dev, gw)?;
         }
     }
     match ns.devs.get(n.dev) {
@@ -265,6 +268,20 @@ fn ip6_validate_gw(ns: &Namespace, n: &mut NextHop, gw: IpAddr, table: u32) -> R
             Err(no(Errno::EINVAL, "Egress device can not be loopback device for this route"))
         }
         Some(_) => Ok(()),
+    }
+}
+
+/// `ip6_route_check_nh_onlink`: no other route than the default may lead the gateway elsewhere.
+fn ip6_route_check_nh_onlink(ns: &Namespace, dev: IfIndex, gw: IpAddr) -> Result<(), Refused> {
+    let Some(t) = ns.fib.table(Family::V6, table_id::MAIN) else { return Ok(()) };
+    let best = t.lookup(gw, 0, |e| Some((e.dst_len, props(e.kind).1)));
+    let Some((len, false)) = best.filter(|b| b.0 != 0) else { return Ok(()) };
+    let here = |e: &FibEntry| {
+        e.dst_len == len && e.kind == RouteType::Unicast && e.nexthops.iter().any(|h| h.dev == dev)
+    };
+    match t.lookup(gw, 0, |e| here(e).then_some(())) {
+        Some(()) => Ok(()),
+        None => Err(no(Errno::EINVAL, "Nexthop has invalid gateway or device mismatch")),
     }
 }
 

@@ -215,8 +215,12 @@ pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr),
         (true, false) => saddr,
         (false, _) => daddr,
     };
-    if !flow.oif.is_none() && (daddr.is_multicast() || daddr.is_broadcast()) {
-        let d = ns.devs.get(flow.oif).filter(|d| d.is_up()).ok_or(Errno::ENETUNREACH)?;
+    // Bound to a device: one that is down reaches nothing.
+    let bound = match flow.oif.is_none() {
+        true => None,
+        false => Some(ns.devs.get(flow.oif).filter(|d| d.is_up()).ok_or(Errno::ENETUNREACH)?),
+    };
+    if let Some(d) = bound.filter(|_| daddr.is_multicast() || daddr.is_broadcast()) {
         let kind = if daddr.is_multicast() { RouteType::Multicast } else { RouteType::Broadcast };
         let src = or_select(ns, saddr, d.index, daddr, scope::LINK);
         return Ok((local_broadcast(d.index, kind), src));
@@ -224,7 +228,7 @@ pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr),
     let flow = Flow { dst: IpAddr::V4(daddr), ..*flow };
     let Some(mut r) = ns.fib.lookup(&flow, &ns.devs) else {
         // Bound to a device: assume that the destination is on its link.
-        let d = ns.devs.get(flow.oif).filter(|d| d.is_up()).ok_or(Errno::ENETUNREACH)?;
+        let d = bound.ok_or(Errno::ENETUNREACH)?;
         let src = or_select(ns, saddr, d.index, daddr, scope::LINK);
         return Ok((local_broadcast(d.index, RouteType::Unicast), src));
     };
@@ -282,8 +286,10 @@ fn or_select(ns: &Namespace, saddr: Ipv4Addr, dev: IfIndex, dst: Ipv4Addr, s: u8
 #[must_use]
 pub fn inet_select_addr(ns: &Namespace, dev: IfIndex, dst: Ipv4Addr, max_scope: u8) -> Option<Ipv4Addr> {
     let mut first = None;
+    // Addresses of this host only, 127.0.0.1 above all, are for the link where route_localnet says so.
+    let localnet = if dev_conf(ns, dev, Conf4::RouteLocalnet) { scope::LINK } else { scope::HOST };
     let of = |a: &crate::dev::IfAddr| match a.local {
-        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope.min(scope::LINK) <= max_scope => Some(v),
+        IpAddr::V4(v) if a.flags & ifa_f::SECONDARY == 0 && a.scope.min(localnet) <= max_scope => Some(v),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     };
     if let Some(d) = ns.devs.get(dev) {

@@ -204,7 +204,10 @@ fn newaddr6(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let now = net.env.now;
     let old = net.devs.get_mut(dev).and_then(|d| d.addrs.iter_mut().find(|o| o.local == local));
     let Some(old) = old else {
-        return addrconf::inet6_addr_add(net, dev, a);
+        return match addrconf::inet6_addr_add(net, dev, a) {
+            Err(Errno::EACCES) => r.ext.err(Errno::EACCES, "ipv6: IPv6 is disabled on this device"),
+            other => other,
+        };
     };
     if excl || !replace {
         return r.ext.err(Errno::EEXIST, "ipv6: address already assigned");

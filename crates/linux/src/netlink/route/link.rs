@@ -37,6 +37,7 @@ pub(in super::super) mod ifla {
     pub(crate) const NET_NS_FD: u16 = 28;
     pub(crate) const EXT_MASK: u16 = 29;
     pub(crate) const CARRIER: u16 = 33;
+    pub(crate) const PROTO_DOWN: u16 = 39;
     pub(crate) const LINK_NETNSID: u16 = 37;
     pub(crate) const XDP: u16 = 43;
     pub(crate) const NEW_NETNSID: u16 = 45;

@@ -308,7 +308,11 @@ fn do_setlink(r: &mut Req<'_, '_>, i: IfInfo, mut dev: IfIndex, tb: &Tb<'_>) -> 
     if let Some(q) = tb.u32(ifla::TXQLEN) {
         change(r, ns, dev, |d| d.tx_queue_len = q)?;
     }
-    af_spec(r, ns, dev, tb)
+    af_spec(r, ns, dev, tb)?;
+    if tb.has(ifla::PROTO_DOWN) {
+        return r.ext.err(Errno::EOPNOTSUPP, "Protodown not supported by device");
+    }
+    Ok(())
 }
 
 /// Changes a field of a device and tells the listeners.

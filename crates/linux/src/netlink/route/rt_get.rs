@@ -131,7 +131,12 @@ pub(super) fn getroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
         q.flow.oif = IfIndex::NONE;
     }
     if q.flags & rtm_f::FIB_MATCH != 0 {
-        let e = entry_of(net, &q.flow).ok_or(Errno::ENETUNREACH)?;
+        // A route without an entry is one that was assumed for a bound socket.
+        if f == Family::V4 && q.iif.is_none() {
+            ipv4::route::ip_route_output(net, &q.flow)?;
+        }
+        let none = if f == Family::V4 { Errno::EHOSTUNREACH } else { Errno::ENETUNREACH };
+        let e = entry_of(net, &q.flow).ok_or(none)?;
         if let Some(e) = refusal(e.kind, f).filter(|_| f == Family::V4) {
             return Err(e);
         }
@@ -184,6 +189,10 @@ fn flags4(net: &Namespace, q: &Query, (rt, dst): (&Route, IpAddr)) -> u32 {
         RouteType::Multicast => RTCF_MULTICAST | if member { RTCF_LOCAL } else { 0 },
         _ => 0,
     };
+    // __mkroute_output.
+    if q.iif.is_none() && net.devs.get(rt.dev).is_some_and(|d| d.is_loopback()) {
+        flags |= RTCF_LOCAL;
+    }
     if q.iif.is_some() && redirects(net, q, rt) {
         flags |= RTCF_DOREDIRECT;
     }
@@ -236,7 +245,7 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
     if !rt_dev.is_none() {
         m.u32(rta::OIF, rt_dev.0);
     }
-    if let Some(s) = src.map(IpAddr::V4).filter(|s| Some(*s) != q.src) {
+    if let Some(s) = src.map(IpAddr::V4).filter(|s| *s != q.src.unwrap_or(Family::V4.any())) {
         m.ip(rta::PREFSRC, s);
     }
     if let Some(g) = rt.gw {

@@ -208,6 +208,9 @@ fn expires(r: &Req<'_, '_>, tb: &Tb<'_>) -> Option<ferronet_core::Instant> {
 /// What the fixed part may say.
 fn check_header(r: &mut Req<'_, '_>, f: Family, h: (u8, u8, u8, u8), flags: u32) -> Result<(), Errno> {
     let (dst_len, src_len, tos, kind) = h;
+    if f == Family::V6 && tos != 0 {
+        return r.ext.err(Errno::EINVAL, "Invalid dsfield (tos): option not available for IPv6");
+    }
     if f == Family::V4 && tos & 3 != 0 {
         return r.ext.err(Errno::EINVAL, "Invalid dsfield (tos): ECN bits must be 0");
     }

@@ -116,6 +116,9 @@ pub(in super::super) fn fill(mut m: Msg, net: &Namespace, r: &Rule) -> Vec<u8> {
     if let RuleAction::Goto(to) = r.action {
         m.u32(fra::GOTO, to);
     }
+    if r.tun_id != 0 {
+        m.put(fra::TUN_ID, &r.tun_id.to_be_bytes());
+    }
     if let Some((a, b)) = r.uid_range {
         m.put(fra::UID_RANGE, &[a.to_ne_bytes(), b.to_ne_bytes()].concat());
     }
@@ -191,16 +194,13 @@ fn read<'a>(r: &mut Req<'a, '_>, pf: u8) -> Result<RuleReq<'a>, Errno> {
     let dst = prefix(r, tb.get(fra::DST), dst_len, f, "Invalid dst address")?;
     let priority = tb.u32(fra::PRIORITY);
     let name = |ty| tb.get(ty).map(|a: Attr<'_>| a.str()).filter(|n| !n.is_empty());
-    if tb.has(fra::TUN_ID) {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let goto = tb.u32(fra::GOTO);
     if action != 2 && goto.is_some() {
         return r.ext.err(Errno::EINVAL, "Unexpected goto");
     }
     let act = match (action, goto) {
         (1, _) => RuleAction::ToTable,
-        (2, Some(to)) if priority.is_some_and(|p| to <= p) => {
+        (2, Some(to)) if to <= priority.unwrap_or(r.net()?.fib.default_rule_priority(f)) => {
             return r.ext.err(Errno::EINVAL, "Backward goto not supported");
         }
         (2, Some(to)) => RuleAction::Goto(to),
@@ -239,6 +239,7 @@ fn read<'a>(r: &mut Req<'a, '_>, pf: u8) -> Result<RuleReq<'a>, Errno> {
         oif: name(fra::OIFNAME),
         fwmark,
         uid_range,
+        tun_id: tb.get(fra::TUN_ID).and_then(|a| a.data.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b)),
         ip_proto: tb.get(fra::IP_PROTO).map_or(0, |a| a.u8()),
         sport: range(r, tb.get(fra::SPORT_RANGE), "Invalid sport range")?,
         dport: range(r, tb.get(fra::DPORT_RANGE), "Invalid dport range")?,
@@ -289,6 +290,7 @@ pub(super) fn delrule(r: &mut Req<'_, '_>, pf: u8) -> Result<(), Errno> {
             && (!named(fra::FWMASK) || o.fwmark.map(|m| m.1) == w.fwmark.map(|m| m.1))
             && (w.suppress_prefixlen.is_none() || o.suppress_prefixlen == w.suppress_prefixlen)
             && (w.suppress_ifgroup.is_none() || o.suppress_ifgroup == w.suppress_ifgroup)
+            && (w.tun_id == 0 || o.tun_id == w.tun_id)
             && (!w.l3mdev || o.l3mdev)
             && (w.realms == 0 || o.realms == w.realms)
             && (w.uid_range.is_none() || o.uid_range == w.uid_range)

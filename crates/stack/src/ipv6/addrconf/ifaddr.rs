@@ -134,7 +134,7 @@ fn rt_scope(a: Ipv6Addr) -> u8 {
 /// Puts an address on a device, tentative unless NODAD says otherwise; no routes yet (`ipv6_add_addr`).
 ///
 /// # Errors
-/// `ENODEV`; `EADDRNOTAVAIL` for an address that no device can have; `EACCES` with IPv6 disabled; `EEXIST`.
+/// `ENODEV`; `EADDRNOTAVAIL` for an address that no device can have; `EACCES` with IPv6 disabled, `EINVAL` with an MTU below 1280; `EEXIST`.
 pub(super) fn ipv6_add_addr(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> Result<(), Errno> {
     let now = ns.env.now;
     let d = ns.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
@@ -142,6 +142,10 @@ pub(super) fn ipv6_add_addr(ns: &mut Namespace, dev: IfIndex, mut a: IfAddr) -> 
     let loopback = d.flags & iff::LOOPBACK != 0;
     if v.is_unspecified() || v.is_multicast() || (v.is_loopback() && !loopback) {
         return Err(Errno::EADDRNOTAVAIL);
+    }
+    // ipv6_find_idev: no IPv6 on a link that cannot carry its least packet.
+    if d.mtu < super::IPV6_MIN_MTU {
+        return Err(Errno::EINVAL);
     }
     if d.conf6.get(Conf6::DisableIpv6) != 0 {
         return Err(Errno::EACCES);
