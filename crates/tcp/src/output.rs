@@ -486,7 +486,8 @@ impl Tcb {
     /// A small segment that is sent again takes the small ones behind it along, as far as they fit into one
     /// (`tcp_retrans_try_collapse`; RFC 9293 §3.8.6 calls it repacketization).
     fn retrans_try_collapse(&mut self, i: usize) {
-        let mss = u64::from(self.current_mss());
+        let current = self.current_mss();
+        let mss = u64::from(current);
         let wnd_end = self.snd.una + u64::from(self.snd.wnd);
         if self.txq.get(i).is_none_or(|s| s.end - s.seq >= mss) {
             return;
@@ -501,7 +502,7 @@ impl Tcb {
             for (bit, c) in [(LOST, &mut r.lost_out), (RETRANS, &mut r.retrans_out)] {
                 *c = c.saturating_sub(u32::from(next.is(bit)));
             }
-            self.txq.swallow_next(i);
+            self.txq.swallow_next(i, current);
         }
     }
 

@@ -419,7 +419,8 @@ impl Tcb {
         let before = self.rec.sacked_out;
         self.rec.sacked_out += a.num_dupack;
         self.limit_reno_sacked(cx);
-        self.rec.delivered += self.rec.sacked_out.saturating_sub(before);
+        let more = self.rec.sacked_out.saturating_sub(before);
+        self.rec.delivered = self.rec.delivered.wrapping_add(more);
     }
 
     fn limit_reno_sacked(&mut self, cx: &mut Cx<'_>) {
@@ -439,7 +440,8 @@ impl Tcb {
     pub(crate) fn remove_reno_sacks(&mut self, cx: &mut Cx<'_>, acked: u32) {
         if acked > 0 {
             // One of them filled the hole.
-            self.rec.delivered += acked.saturating_sub(self.rec.sacked_out).max(1);
+            let more = acked.saturating_sub(self.rec.sacked_out).max(1);
+            self.rec.delivered = self.rec.delivered.wrapping_add(more);
             self.rec.sacked_out = self.rec.sacked_out.saturating_sub(acked - 1);
         }
         self.limit_reno_sacked(cx);

@@ -179,12 +179,14 @@ impl TxQueue {
         true
     }
 
-    /// Record `i` takes over what the next one holds; both are one segment, and together not more.
-    pub(crate) fn swallow_next(&mut self, i: usize) {
+    /// Record `i` takes over what the next one holds; both are one segment, and together not more: of `mss`, which may be
+    /// more than when they were sent.
+    pub(crate) fn swallow_next(&mut self, i: usize, mss: u16) {
         let Some(next) = self.segs.remove(i + 1) else { return };
         self.packets = self.packets.saturating_sub(u32::from(next.pcount));
         if let Some(s) = self.segs.get_mut(i) {
             s.end = next.end;
+            s.mss = s.mss.max(mss);
             s.flags |= next.flags & (EVER_RETRANS | FIN | PSH);
         }
     }

@@ -57,10 +57,14 @@ fn room(ns: &mut Namespace, key: SockKey) -> bool {
     let Some(ts) = tcp_sock_mut(ns, key) else { return false };
     let max = ts.opts.fastopen_qlen;
     let TcpKind::Listen(l) = &mut ts.kind else { return false };
-    let mut pending = core::mem::take(&mut l.fastopen);
     if max == 0 {
         return false;
     }
+    // Who is through with the handshake is looked for only when that may make room.
+    if (l.fastopen.len() as u64) < u64::from(max) {
+        return true;
+    }
+    let mut pending = core::mem::take(&mut l.fastopen);
     pending.retain(|k| super::user::state(ns, *k) == Some(State::SynRecv));
     let free = (pending.len() as u64) < u64::from(max);
     if !free {

@@ -92,9 +92,13 @@ impl Tcb {
         if segs == 1 && self.rec.tlp_high_seq == end {
             a.flag |= DSACK_TLP;
         }
-        self.stats.dsack_dups += segs;
+        // No receiver has room for so much: a lie, which must not count (tcp_dsack_seen, 6.18).
+        let lie = end - start > u64::from(self.snd.max_wnd);
+        if !lie {
+            self.stats.dsack_dups = self.stats.dsack_dups.saturating_add(segs);
+        }
         // More duplicates than were sent again: the network made them, they say nothing about our patience.
-        if self.stats.dsack_dups > self.stats.total_retrans || end - start > u64::from(self.snd.max_wnd) {
+        if lie || self.stats.dsack_dups > self.stats.total_retrans {
             cx.inc(Mib::TcpExtTCPDSACKIgnoredDubious);
             return false;
         }

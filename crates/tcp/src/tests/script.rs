@@ -885,3 +885,47 @@ fn a_dsack_counts_for_a_part_of_a_retransmission() {
     }
     assert_eq!(s.mib(Mib::TcpExtTCPDSACKOfoRecv), 2);
 }
+
+/// Small segments sent while SACK blocks took room of each one are joined when there is more: the result is one segment.
+#[test]
+fn joined_segments_are_of_the_larger_size() {
+    let mut s = established(SockOpts { nodelay: true, ..SockOpts::default() });
+    send!(s, F::ACK, 101, 1, data: 100).expect("out of order");
+    recv!(s, Ack, F::ACK, 1, 1, 0);
+    assert_eq!(s.write(500), Ok(500));
+    recv!(s, Data, F::ACK | F::PSH, 1, 1, 500);
+    assert_eq!(s.write(499), Ok(499));
+    recv!(s, Data, F::ACK | F::PSH, 501, 1, 499);
+    send!(s, F::ACK, 1, 1, data: 100).expect("the hole is filled");
+    recv!(s, Ack, F::ACK, 1000, 201, 0);
+    s.after(300);
+    // The loss probe comes before the timeout.
+    recv!(s, Retrans, F::ACK | F::PSH, 501, 201, 499);
+    s.after(300);
+    recv!(s, Retrans, F::ACK | F::PSH, 1, 201, 999);
+    assert_eq!(s.t.info(s.env.now).unacked, 1);
+    send!(s, F::ACK, 201, 6).expect("part of it");
+    assert_eq!(s.t.info(s.env.now).unacked, 1);
+    send!(s, F::ACK, 201, 1000).expect("all of it");
+    assert_eq!(s.t.info(s.env.now).unacked, 0);
+}
+
+/// A D-SACK of more than any window is a lie; it neither counts nor, often repeated, overflows the count.
+#[test]
+fn absurd_dsacks_do_not_count() {
+    let mut s = established(SockOpts::default());
+    for _ in 0..40 {
+        assert_eq!(s.write(10_000), Ok(10_000));
+        while s.next().is_some() {}
+        let una = (s.t.snd.nxt - s.t.snd.iss) as u32;
+        send!(s, F::ACK, 1, una).expect("taken");
+    }
+    let una = (s.t.snd.nxt - s.t.snd.iss) as u32;
+    assert!(una > 3 * s.t.snd.max_wnd, "{una}");
+    send!(s, F::ACK, 1, una, sack: vec![(1, una)]).expect("taken");
+    assert_eq!(s.t.stats.dsack_dups, 0);
+    s.t.stats.dsack_dups = u32::MAX;
+    send!(s, F::ACK, 1, una, sack: vec![(una - 2000, una)]).expect("taken");
+    assert_eq!(s.t.stats.dsack_dups, u32::MAX);
+    assert_eq!(s.mib(Mib::TcpExtTCPDSACKIgnoredDubious), 2);
+}
