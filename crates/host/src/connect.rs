@@ -16,8 +16,10 @@ use crate::supervisor::{Answer, Call, Supervisor};
 
 /// Send buffer while connecting: the smallest the kernel gives (SOCK_MIN_SNDBUF).
 const TINY: i32 = 1;
-/// More than it takes in writes of half this size.
-const FILL: usize = 4096;
+/// It is filled in writes of this size; two do it.
+const FILL: usize = 2048;
+/// No buffer as small as that takes more.
+const FILL_MAX: usize = 64 * 1024;
 
 impl Supervisor {
     /// connect(2) with the address already read.
@@ -89,6 +91,7 @@ impl Supervisor {
             Err(e) => {
                 if e != Errno::EALREADY && matches!(st.phase, Phase::Connecting { .. }) {
                     st.phase = Phase::Fresh;
+                    self.refresh(key);
                 }
                 e.into()
             }
@@ -169,8 +172,10 @@ impl Supervisor {
     fn fill(&mut self, key: Key, theirs: &OwnedFd) {
         os::set_sndbuf(theirs.as_fd(), TINY);
         let mut fill = 0;
-        // Two fill it; more than the smallest buffer holds is never asked for.
-        while let (Ok(n), true) = (os::send(theirs.as_fd(), &[0; FILL / 2]), fill < FILL) {
+        // Every byte is counted: what is not taken back later would go to the peer.
+        while fill < FILL_MAX
+            && let Ok(n) = os::send(theirs.as_fd(), &[0; FILL])
+        {
             fill += n;
         }
         let Some((_, st, _)) = self.objects.stream(key) else { return };

@@ -18,6 +18,7 @@ use crate::join::{self, Command};
 use crate::os::{self, cvt, cvt_fd, recv_fds, send_fds};
 use crate::poller::{Poller, Token, bits};
 use crate::sandbox::Namespaces;
+use crate::seccomp;
 use crate::session::Exit;
 use crate::supervisor::Supervisor;
 
@@ -244,7 +245,9 @@ impl Control {
         let text = String::from_utf8_lossy(buf.get(..n).unwrap_or_default()).into_owned();
         let words: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
         let served = match words.first().map(String::as_str) {
-            Some("listener") => return fds,
+            Some("listener") => {
+                return fds.into_iter().filter(|fd| seccomp::is_listener(fd.as_fd())).collect();
+            }
             Some("join") => {
                 let all = [&ns.user, &ns.mnt, &ns.pid, &ns.net, &ns.root].map(AsRawFd::as_raw_fd);
                 let _ = send_fds(peer.fd.as_fd(), b"n", &all);

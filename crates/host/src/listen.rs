@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use ferronet_core::Errno;
 use ferronet_linux::{Ready, SockId};
 
+use crate::join::FD_BASE;
 use crate::obj::{Body, Key, Object, Phase, Stream};
 use crate::os;
 use crate::poller::bits;
@@ -111,10 +112,10 @@ impl Supervisor {
             self.kernel.close(new);
             return Answer::Err(e);
         }
-        let (mine, theirs) = match os::socketpair(libc::SOCK_STREAM | (flags & libc::SOCK_NONBLOCK)) {
+        let (mine, theirs) = match os::object_pair(libc::SOCK_STREAM | (flags & libc::SOCK_NONBLOCK)) {
             Ok(p) => p,
             Err(e) => {
-                self.kernel.close(new);
+                self.give_back(key, (new, peer));
                 return Answer::Err(os::errno_of(&e));
             }
         };
@@ -129,6 +130,9 @@ impl Supervisor {
         match seccomp::inject(listener, call.n.id, theirs.as_fd(), Slot::Lowest, cloexec) {
             Ok(fd) => {
                 drop(theirs);
+                if fd >= FD_BASE {
+                    self.replaced_fd(fd as i32);
+                }
                 let new_key = self.adopt(Object {
                     mine: Some(mine),
                     cookie,
@@ -158,7 +162,9 @@ impl Supervisor {
         if let Some((_, st, _)) = self.objects.stream(key) {
             st.stash.push_front(got);
         }
-        self.wake(key, true);
+        // Not now: each of a thousand waiting threads may fail like this one.
+        self.given_back.push(key);
+        self.unsettled = true;
         self.add_token(key);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns a C return value into a result.
 pub(crate) fn cvt(ret: libc::c_long) -> io::Result<libc::c_long> {
@@ -83,6 +83,20 @@ pub(crate) fn socketpair(ty: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let [a, b] = fds;
     // SAFETY: both descriptors are new and ours alone.
     Ok(unsafe { (OwnedFd::from_raw_fd(a), OwnedFd::from_raw_fd(b)) })
+}
+
+/// Descriptors that are left for what a call needs for a moment, and for other terminals.
+const SPARE: u64 = 128;
+
+/// Is this one of the last that our limit allows? (The lowest free number is given.)
+pub(crate) fn is_spare(fd: BorrowedFd<'_>) -> bool {
+    fd.as_raw_fd() as u64 + SPARE >= nofile().1
+}
+
+/// As `socketpair`, for a new object of a program: ENFILE when too few descriptors would be left.
+pub(crate) fn object_pair(ty: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (mine, theirs) = socketpair(ty)?;
+    if is_spare(mine.as_fd()) { Err(io::Error::from_raw_os_error(libc::ENFILE)) } else { Ok((mine, theirs)) }
 }
 
 /// O_NONBLOCK and the access mode of an open file (F_GETFL).
@@ -210,6 +224,11 @@ pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: i32) {
 
 /// Sends one byte string with descriptors (SCM_RIGHTS); at most 16 descriptors.
 pub(crate) fn send_fds(fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    send_fds_how(fd, data, fds, 0)
+}
+
+/// As `send_fds`, with flags of sendmsg(2).
+pub(crate) fn send_fds_how(fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd], flags: i32) -> io::Result<()> {
     let mut control = [0u64; 16];
     let bytes = size_of_val(fds);
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
@@ -235,7 +254,7 @@ pub(crate) fn send_fds(fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd]) -> io::Re
         }
     }
     // SAFETY: all pointers in the message are valid for the call.
-    cvt(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, libc::MSG_NOSIGNAL) } as libc::c_long).map(drop)
+    cvt(unsafe { libc::sendmsg(fd.as_raw_fd(), &m, flags | libc::MSG_NOSIGNAL) } as libc::c_long).map(drop)
 }
 
 /// Receives bytes and descriptors; returns the byte count (0: end of file) and the descriptors, all close-on-exec.

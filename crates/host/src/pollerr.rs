@@ -35,7 +35,7 @@ impl Supervisor {
         let Some(theirs) = o.theirs(self) else { return false };
         let Ok((watch, left)) = os::socketpair(libc::SOCK_SEQPACKET) else { return false };
         let Some((_, m, Some(mine))) = self.objects.message(key) else { return false };
-        let raised = os::send_fds(mine.as_fd(), b"e", &[left.as_raw_fd()]).is_ok()
+        let raised = os::send_fds_how(mine.as_fd(), b"e", &[left.as_raw_fd()], libc::MSG_DONTWAIT).is_ok()
             // Unread in our queue when our end closes.
             && os::send(theirs, b"!").is_ok();
         if raised {

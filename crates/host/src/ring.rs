@@ -340,19 +340,38 @@ impl Supervisor {
                     self.ring_ready(key);
                 }
             } else {
-                r.look = None;
-                self.ring_ready(key);
-                if self.ring_readable(key) == Some(false)
-                    && let Some(o) = Ours::at_home(self, key)
-                {
-                    self.settle_message(&o);
-                    // The descriptor could not be had just now: it must not stay readable.
-                    if self.objects.message(key).is_some_and(|(_, m, _)| m.tokens > 0)
-                        && let Some(r) = self.rings.get_mut(&key)
-                    {
-                        r.look = Some((now + LOOK.1, LOOK.1));
-                    }
-                }
+                self.ring_given_back(key);
+            }
+        }
+    }
+
+    /// Takes notice of what programs gave back before their next call is served: without one it may be seen as late as
+    /// the next look.
+    pub(crate) fn rings_given_back(&mut self) {
+        if self.rings.is_empty() {
+            return;
+        }
+        let back = |r: &Ring| r.look.is_some() && !r.readable();
+        let keys: Vec<Key> = self.rings.iter().filter(|(_, r)| back(r)).map(|(k, _)| *k).collect();
+        for key in keys {
+            self.ring_given_back(key);
+        }
+    }
+
+    /// The part handed over last was given back.
+    fn ring_given_back(&mut self, key: Key) {
+        let Some(r) = self.rings.get_mut(&key) else { return };
+        r.look = None;
+        self.ring_ready(key);
+        if self.ring_readable(key) == Some(false)
+            && let Some(o) = Ours::at_home(self, key)
+        {
+            self.settle_message(&o);
+            // The descriptor could not be had just now: it must not stay readable.
+            if self.objects.message(key).is_some_and(|(_, m, _)| m.tokens > 0)
+                && let Some(r) = self.rings.get_mut(&key)
+            {
+                r.look = Some((self.now_ns + LOOK.1, LOOK.1));
             }
         }
     }

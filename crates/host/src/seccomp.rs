@@ -329,6 +329,16 @@ pub(crate) fn valid(listener: BorrowedFd<'_>, id: u64) -> bool {
     }
 }
 
+/// Is this the listener of a filter? Of anything else poll(2) and our calls would not agree.
+pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
+    let id = 0_u64;
+    // SAFETY: reads one u64.
+    let r =
+        unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, std::ptr::from_ref(&id)) };
+    // No call has the id 0, or else it is one of a listener.
+    r == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT)
+}
+
 /// Where an injected descriptor goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Slot {

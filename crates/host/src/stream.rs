@@ -117,12 +117,16 @@ impl Supervisor {
                     self.stream_close(key);
                     return;
                 }
-                Phase::Fresh => {
-                    // Written before connect(): Linux would have said EPIPE.
-                    let _ = self.bufs.read(mine.as_fd());
+                Phase::Fresh | Phase::Listening { .. } => {
+                    // Written without a connection: Linux would have said EPIPE. Left there it would wake us for ever.
+                    if self.bufs.read(mine.as_fd()).is_ok_and(|d| d.is_empty()) {
+                        // Somebody outside, where no filter is, shut a copy of the descriptor for writing.
+                        st.wr_eof = true;
+                        self.refresh(key);
+                    }
                     return;
                 }
-                Phase::Connecting { .. } | Phase::Listening { .. } | Phase::Dead => return,
+                Phase::Connecting { .. } | Phase::Dead => return,
             }
             let mut urgent = std::mem::take(&mut st.out_urgent);
             let data = match st.out.take() {
@@ -316,8 +320,8 @@ impl Supervisor {
     pub(crate) fn refresh(&mut self, key: Key) {
         let Some((_, st, _)) = self.objects.stream(key) else { return };
         let mut want = if st.in_blocked { bits::OUT } else { 0 };
-        if matches!(st.phase, Phase::Connecting { fill: 1.. }) {
-            // Our own filling lies in the queue; only a hang-up (always reported) is news.
+        if matches!(st.phase, Phase::Connecting { .. }) {
+            // Our own filling lies in the queue, or what another thread writes; only a hang-up (always reported) is news.
             want |= bits::ET;
         } else if st.wr_eof {
             // Readable for ever; only the program's close is news.

@@ -17,6 +17,11 @@ use crate::seccomp::{self, Notif, Slot};
 use crate::task::Tasks;
 use crate::{join, sys};
 
+/// From this number of parked calls on those are looked for that are no more.
+const SWEEP: usize = 64;
+/// How long it is believed that a descriptor is what it was, nanoseconds: thread ids and numbers are used again.
+const BELIEVED: u64 = 100_000_000;
+
 /// What a handler wants done with a call.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -78,8 +83,8 @@ pub(crate) struct Supervisor {
     deadlines: BTreeSet<(u64, usize)>,
     /// Next descriptor number to try per thread id.
     next_fd: HashMap<u32, u32>,
-    /// Message sockets by thread and (high) descriptor number, as they were identified last.
-    known_fds: HashMap<(u32, i32), Key>,
+    /// Message sockets by thread and (high) descriptor number, as they were identified last, and when that was.
+    known_fds: HashMap<(u32, i32), (Key, u64)>,
     /// The stack has more to do, or was touched from outside: do not wait.
     pub(crate) unsettled: bool,
     /// CLOCK_MONOTONIC, nanoseconds, of this turn.
@@ -88,6 +93,8 @@ pub(crate) struct Supervisor {
     pub(crate) first_ns: NsId,
     /// Path prefix under which the supervisor sees the sandbox's files.
     pub(crate) root: String,
+    /// Listeners whose connections an accept() gave back: others may want them.
+    pub(crate) given_back: Vec<Key>,
     awake: Awake,
     events: Vec<(Token, u32)>,
     ready: Vec<(SockId, Ready)>,
@@ -127,6 +134,7 @@ impl Supervisor {
             now_ns: os::monotonic_ns(),
             first_ns,
             root: format!("/proc/{init_pid}/root"),
+            given_back: Vec::new(),
             awake: Awake::new(),
             events: Vec::new(),
             ready: Vec::new(),
@@ -172,6 +180,8 @@ impl Supervisor {
         self.poller.wait(wait, &mut events).map_err(HostError::step("epoll_wait"))?;
         self.tick();
         self.awake.turned(before, self.now_ns);
+        // A program that gave frames back and then calls expects poll(2) to know.
+        self.rings_given_back();
         // Data before calls, as the poller sorts them: what a program wrote happened before the call it makes now.
         for (token, ev) in &events {
             match *token {
@@ -183,6 +193,9 @@ impl Supervisor {
         }
         self.events = events;
         self.expire();
+        for key in std::mem::take(&mut self.given_back) {
+            self.wake(key, true);
+        }
         self.settle();
         self.ring_timers();
         Ok(())
@@ -295,6 +308,9 @@ impl Supervisor {
         for w in stale {
             self.unpark(w);
         }
+        if self.waits.len() >= SWEEP && self.waits.len().is_power_of_two() {
+            self.sweep_waits();
+        }
         let slot = self.waits.iter().position(Option::is_none).unwrap_or_else(|| {
             self.waits.push(None);
             self.waits.len() - 1
@@ -316,6 +332,22 @@ impl Supervisor {
         }
         if let Some(s) = self.waits.get_mut(slot) {
             *s = Some(Wait { n: call.n, listener: call.listener, key, deadline });
+        }
+    }
+
+    /// Nobody tells us that a parked call was cancelled (its thread killed, say). Before the list of them gets longer, those
+    /// go; it is twice as long when that happens next.
+    fn sweep_waits(&mut self) {
+        let gone = |w: &Wait| !self.listener(w.listener).is_some_and(|l| seccomp::valid(l, w.n.id));
+        let dead: Vec<usize> = self
+            .waits
+            .iter()
+            .enumerate()
+            .filter(|(_, w)| w.as_ref().is_some_and(gone))
+            .map(|(i, _)| i)
+            .collect();
+        for slot in dead {
+            self.unpark(slot);
         }
     }
 
@@ -523,10 +555,12 @@ impl Supervisor {
     }
 
     /// The message socket this thread had at this high number. Such numbers are given out by us, so what was true stays
-    /// true until the socket is closed (its object is gone then) or `forget_fd` is called.
+    /// true until the socket is closed (its object is gone then) or `forget_fds` is called; but not for ever: where another
+    /// process has the socket too, nobody tells us that this one closed it, or ended, and what came in its place.
     pub(crate) fn known_fd(&self, tid: u32, fd: i32) -> Option<Key> {
-        let key = *self.known_fds.get(&(tid, fd))?;
-        self.objects.get(key).map(|_| key)
+        let (key, at) = *self.known_fds.get(&(tid, fd))?;
+        let believed = self.now_ns.saturating_sub(at) < BELIEVED;
+        self.objects.get(key).filter(|_| believed).map(|_| key)
     }
 
     /// Remembers a message socket's number.
@@ -534,7 +568,7 @@ impl Supervisor {
         if self.known_fds.len() > 8192 {
             self.known_fds.clear();
         }
-        self.known_fds.insert((tid, fd), key);
+        self.known_fds.insert((tid, fd), (key, self.now_ns));
     }
 
     /// A new object was put at this high number, for all threads of the process.
@@ -550,13 +584,15 @@ impl Supervisor {
         self.known_fds.clear();
     }
 
-    /// A free descriptor number at or above the base in the caller's table; `Lowest` when its limit is too small.
+    /// A free descriptor number at or above the base in the caller's table: up to 1023 while there are, for select(2), and
+    /// beyond; `Lowest` when its limit is too small.
     pub(crate) fn high_slot(&mut self, tid: u32) -> Slot {
         let start = self.next_fd.get(&tid).copied().unwrap_or(join::FD_BASE);
-        for n in (start..start + 512).chain(join::FD_BASE..start) {
+        for n in start..os::nofile().1.try_into().unwrap_or(u32::MAX) {
             match self.tasks.getfd(tid, n as i32) {
                 Err(libc::EBADF) => {
-                    let next = if n + 1 >= 1024 { join::FD_BASE } else { n + 1 };
+                    // From time to time those below are looked at again.
+                    let next = if (n + 1).is_multiple_of(512) { join::FD_BASE } else { n + 1 };
                     if self.next_fd.len() > 4096 {
                         self.next_fd.clear();
                     }
@@ -568,5 +604,17 @@ impl Supervisor {
             }
         }
         Slot::Lowest
+    }
+
+    /// The number that `high_slot` found is beyond the caller's limit: another one below it, if it did not just begin there.
+    pub(crate) fn lower_slot(&mut self, tid: u32, refused: u32) -> Slot {
+        self.next_fd.remove(&tid);
+        match self.high_slot(tid) {
+            Slot::At(n) if n < refused => Slot::At(n),
+            _ => {
+                self.next_fd.remove(&tid);
+                Slot::Lowest
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use crate::os::{cvt, cvt_fd, errno_of, inode};
+use crate::os::{cvt, cvt_fd, errno_of, inode, is_spare};
 
 /// PIDFD_GET_NET_NAMESPACE (linux/pidfd.h, 6.11).
 const PIDFD_GET_NET_NAMESPACE: libc::c_ulong = 0xff04;
@@ -65,15 +65,14 @@ impl Tasks {
     }
 
     fn task(&mut self, tid: u32) -> Result<&mut Task, i32> {
-        if self.map.len() > CACHED {
-            self.map.clear();
-        }
-        match self.map.entry(tid) {
-            std::collections::hash_map::Entry::Occupied(e) => Ok(e.into_mut()),
-            std::collections::hash_map::Entry::Vacant(v) => {
-                Ok(v.insert(Task { pidfd: open(tid)?, net: None, info: None }))
+        if !self.map.contains_key(&tid) {
+            let pidfd = open(tid)?;
+            if self.map.len() >= CACHED || is_spare(pidfd.as_fd()) {
+                self.map.clear();
             }
+            self.map.insert(tid, Task { pidfd, net: None, info: None });
         }
+        self.map.get_mut(&tid).ok_or(libc::ESRCH)
     }
 
     /// Forgets a thread's network namespace: it is about to call setns or unshare.

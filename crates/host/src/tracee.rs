@@ -8,10 +8,11 @@
 
 use std::io;
 
-use crate::os::{cvt, errno_of};
+use crate::join::FD_BASE;
+use crate::os::{cvt, errno_of, monotonic_ns};
 
-/// How long a thread that was interrupted may take to stop, in naps of 20 µs: five seconds.
-const NAPS: u32 = 250_000;
+/// How long a thread that was interrupted may take to stop, nanoseconds. Nobody else is served meanwhile.
+const PATIENCE: u64 = 2_000_000_000;
 
 #[cfg(target_arch = "x86_64")]
 type Regs = libc::user_regs_struct;
@@ -83,7 +84,8 @@ fn bury(tid: libc::pid_t) {
         return;
     }
     // It may be on its way out still.
-    for _ in 0..NAPS {
+    let end = monotonic_ns() + PATIENCE;
+    while monotonic_ns() < end {
         // SAFETY: zero is a valid siginfo; waitid writes it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
@@ -104,7 +106,8 @@ fn nap() {
 
 /// Waits until the thread stops; its status code (the signal, with 0x80 at a system call). Exits are left to others.
 fn stopped(tid: libc::pid_t) -> io::Result<i32> {
-    for _ in 0..NAPS {
+    let end = monotonic_ns() + PATIENCE;
+    while monotonic_ns() < end {
         // SAFETY: zero is a valid siginfo; waitid writes it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
@@ -236,7 +239,7 @@ impl Drop for Tracee {
 }
 
 /// In a thread that waits in an mmap call: maps the descriptor that `give` puts into its process with the other arguments as
-/// given, closes it, and ends the call with the result.
+/// given, closes it, and ends the call with the result; with EMFILE when all the numbers below `FD_BASE` are in use.
 ///
 /// # Errors
 /// ENOENT when the thread waits no more, ESRCH or ECHILD when it was killed, EPERM when somebody else traces it.
@@ -253,7 +256,12 @@ pub(crate) fn mmap(tid: u32, args: [u64; 6], give: impl FnOnce() -> io::Result<u
     };
     let r = t.cancel_call()?;
     let [addr, len, prot, flags, _, offset] = args;
-    let at = t.call(r, libc::SYS_mmap, [addr, len, prot, flags, fd.into(), offset])?;
+    // From there on mmap comes to the supervisor, which is us, waiting for it to end.
+    let seen = fd >= FD_BASE;
+    let at = match seen {
+        false => t.call(r, libc::SYS_mmap, [addr, len, prot, flags, fd.into(), offset])?,
+        true => -i64::from(libc::EMFILE),
+    };
     t.call(r, libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0])?;
     set_regs(t.tid, with_result(r, at))
 }

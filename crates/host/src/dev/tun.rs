@@ -74,7 +74,7 @@ pub(crate) fn open(s: &mut Supervisor, call: &Call, flags: i32) -> Answer {
         Ok(ns) => ns,
         Err(e) => return Answer::Err(e),
     };
-    let (mine, theirs) = match os::socketpair(libc::SOCK_SEQPACKET | (flags & libc::O_NONBLOCK)) {
+    let (mine, theirs) = match os::object_pair(libc::SOCK_SEQPACKET | (flags & libc::O_NONBLOCK)) {
         Ok(p) => p,
         Err(e) => return Answer::Err(os::errno_of(&e)),
     };

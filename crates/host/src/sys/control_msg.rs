@@ -21,14 +21,14 @@ pub(crate) struct Header {
     pub(crate) total: usize,
 }
 
-/// Reads a vector array; EMSGSIZE and EINVAL as import_iovec.
+/// Reads a vector array; EMSGSIZE and EINVAL as import_iovec (no length is negative, nor their sum).
 pub(crate) fn iovecs(tid: u32, ptr: u64, n: usize) -> Result<(Vec<libc::iovec>, usize), i32> {
     if n > MAX_IOV {
         return Err(libc::EMSGSIZE);
     }
     let iov: Vec<libc::iovec> = mem::read_array(tid, ptr, n)?;
-    let total = iov.iter().try_fold(0usize, |t, v| t.checked_add(v.iov_len)).ok_or(libc::EINVAL)?;
-    Ok((iov, total))
+    let total = iov.iter().try_fold(0usize, |t, v| t.checked_add(v.iov_len));
+    total.filter(|t| isize::try_from(*t).is_ok()).map(|t| (iov, t)).ok_or(libc::EINVAL)
 }
 
 /// Reads the msghdr at `at`.
@@ -38,14 +38,14 @@ pub(crate) fn header(tid: u32, at: u64) -> Result<Header, i32> {
     Ok(Header { at, m, iov, total })
 }
 
-/// Reads the payload the vectors describe.
+/// Reads the payload the vectors describe, its first `total` bytes.
 pub(crate) fn gather(tid: u32, iov: &[libc::iovec], total: usize) -> Result<Vec<u8>, i32> {
     if total > MAX_MESSAGE {
         return Err(libc::EMSGSIZE);
     }
     let mut data = Vec::with_capacity(total);
     for v in iov {
-        mem::append(tid, v.iov_base as u64, v.iov_len, &mut data)?;
+        mem::append(tid, v.iov_base as u64, v.iov_len.min(total - data.len()), &mut data)?;
     }
     Ok(data)
 }

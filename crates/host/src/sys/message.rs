@@ -17,6 +17,8 @@ use crate::sys::{Ours, addr};
 
 /// Most tokens outstanding: each gives an edge to edge-triggered programs.
 const TOKENS: u32 = 4;
+/// Natively written datagrams that are taken in one turn, so that nobody keeps the supervisor to himself.
+const PULL: usize = 64;
 
 /// Dispatches one call on a message socket.
 pub(crate) fn call(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
@@ -326,30 +328,32 @@ impl Supervisor {
 
     /// Something happened at our end: the program closed, or wrote natively.
     pub(crate) fn message_event(&mut self, key: Key, ev: u32) {
-        if ev & bits::IN != 0 {
-            self.message_pull(key);
+        if ev & bits::IN != 0 && !self.message_pull(key) {
+            // The rest in the next turn, before the hang-up behind it.
+            return;
         }
         if ev & (bits::HUP | bits::ERR) != 0 {
             self.forget(key);
         }
     }
 
-    /// Datagrams written natively, through a low descriptor number.
-    fn message_pull(&mut self, key: Key) {
-        loop {
+    /// Datagrams written natively, through a low descriptor number; false when there may be more.
+    fn message_pull(&mut self, key: Key) -> bool {
+        for _ in 0..PULL {
             let owner = self.objects.get(key).map_or(0, |o| o.owner.0);
-            let Some((sock, _, Some(mine))) = self.objects.message(key) else { return };
+            let Some((sock, _, Some(mine))) = self.objects.message(key) else { return true };
             match self.bufs.read(mine.as_fd()) {
-                Ok(d) if d.is_empty() => return,
+                Ok(d) if d.is_empty() => return true,
                 Ok(data) => {
                     let m = Outgoing { name: Vec::new(), data, control: Vec::new(), flags: 0 };
                     if let Err(e) = submit(self, owner, sock, &m) {
                         tracing::debug!("a datagram written natively was refused: errno {e}");
                     }
                 }
-                Err(_) => return,
+                Err(_) => return true,
             }
         }
+        false
     }
 
     /// Hands received datagrams to a program that reads natively.

@@ -95,6 +95,10 @@ fn wait(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, flags: i32) -> 
     let mut deadline = s.timeout_of(sock, libc::SO_RCVTIMEO);
     if call.n.ptr(4) != 0 {
         match mem::read_val::<libc::timespec>(call.n.tid, call.n.ptr(4)) {
+            // poll_select_set_timeout
+            Ok(t) if t.tv_sec < 0 || !(0..1_000_000_000).contains(&t.tv_nsec) => {
+                return Answer::Err(libc::EINVAL);
+            }
             Ok(t) => {
                 let ns = (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64);
                 let at = s.now_ns.saturating_add(ns);

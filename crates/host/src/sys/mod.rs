@@ -111,6 +111,8 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
     let (stream, sock) = match s.objects.get(key).map(|x| &x.body) {
         Some(Body::Stream(sock, _)) => (true, *sock),
         Some(Body::Message(sock, _)) => (false, *sock),
+        // Behind them are sockets of ours, which a shutdown() would reach.
+        Some(Body::Proc(_) | Body::Tun(_)) if is_of_sockets(call.n.nr) => return Answer::Err(libc::ENOTSOCK),
         Some(Body::Proc(_)) => return procfs::call(s, call, key),
         // Frames flow natively.
         Some(Body::Tun(_)) => return Answer::Continue,
@@ -141,6 +143,29 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         libc::SYS_recvmmsg => mmsg::recv(s, call, &o, sock),
         _ => message::call(s, call, &o, sock),
     }
+}
+
+/// Calls that say ENOTSOCK to files.
+fn is_of_sockets(nr: i64) -> bool {
+    matches!(
+        nr,
+        libc::SYS_bind
+            | libc::SYS_connect
+            | libc::SYS_listen
+            | libc::SYS_accept
+            | libc::SYS_accept4
+            | libc::SYS_getsockname
+            | libc::SYS_getpeername
+            | libc::SYS_setsockopt
+            | libc::SYS_getsockopt
+            | libc::SYS_shutdown
+            | libc::SYS_sendto
+            | libc::SYS_recvfrom
+            | libc::SYS_sendmsg
+            | libc::SYS_recvmsg
+            | libc::SYS_sendmmsg
+            | libc::SYS_recvmmsg
+    )
 }
 
 impl Supervisor {

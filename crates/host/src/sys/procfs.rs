@@ -20,6 +20,8 @@ use crate::sys::{control_msg, socket};
 
 /// Longest value written to a sysctl.
 const MAX_WRITE: usize = 64 << 10;
+/// Native writes that are taken in one turn.
+const WRITES: usize = 16;
 
 /// (dirfd, path pointer, flags) of the three open calls.
 fn arguments(call: &Call) -> Option<(i32, u64, i32)> {
@@ -98,7 +100,7 @@ fn open_sys(s: &mut Supervisor, call: &Call, ns: NsId, path: String, flags: i32)
         return Answer::Err(libc::EACCES);
     }
     // A high number, so that write() is served here and a bad value can be refused.
-    let (mine, theirs) = match os::socketpair(libc::SOCK_STREAM) {
+    let (mine, theirs) = match os::object_pair(libc::SOCK_STREAM) {
         Ok(p) => p,
         Err(e) => return Answer::Err(os::errno_of(&e)),
     };
@@ -238,7 +240,7 @@ fn read(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
 impl Supervisor {
     /// A sysctl written through a low descriptor number (`echo 7 > FILE`): apply it, say what was wrong.
     pub(crate) fn proc_event(&mut self, key: Key, ev: u32) {
-        loop {
+        for _ in 0..WRITES {
             let Some(o) = self.objects.get(key) else { return };
             let (Some(mine), Body::Proc(f)) = (&o.mine, &o.body) else { return };
             let (ns, path) = (f.ns, f.path.clone());
@@ -249,12 +251,10 @@ impl Supervisor {
                         tracing::warn!("writing {:?} to /proc/{path}: {}", value.trim_end(), e.text());
                     }
                 }
-                Ok(_) => break,
-                Err(_) if ev & bits::HUP == 0 => return,
-                Err(_) => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && ev & bits::HUP == 0 => return,
+                Ok(_) | Err(_) => return self.forget(key),
             }
         }
-        self.forget(key);
     }
 
     fn edge_in<T>(&mut self, ns: NsId, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T) -> T {

@@ -25,7 +25,7 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
     };
     let stream = kind == libc::SOCK_STREAM && matches!(family, libc::AF_INET | libc::AF_INET6);
     let pair = if stream { libc::SOCK_STREAM } else { libc::SOCK_SEQPACKET };
-    let (mine, theirs) = match os::socketpair(pair | (flags & libc::SOCK_NONBLOCK)) {
+    let (mine, theirs) = match os::object_pair(pair | (flags & libc::SOCK_NONBLOCK)) {
         Ok(p) => p,
         Err(e) => {
             s.kernel.close(sock);
@@ -63,11 +63,14 @@ pub(crate) fn inject(
     let Some(listener) = s.listener(call.listener) else { return Answer::Done };
     let mut slot = slot;
     let mut done = seccomp::inject(listener, call.n.id, theirs, slot, cloexec);
-    if matches!((&done, slot), (Err(e), Slot::At(_)) if os::errno_of(e) == libc::EBADF) {
-        // The program's RLIMIT_NOFILE is below our numbers: a low one, where bytes flow natively.
-        slot = Slot::Lowest;
+    while let (Err(e), Slot::At(n)) = (&done, slot)
+        && os::errno_of(e) == libc::EBADF
+    {
+        // Beyond the program's RLIMIT_NOFILE. When all our numbers are: a low one, where bytes flow natively.
+        slot = s.lower_slot(call.n.tid, n);
+        let Some(listener) = s.listener(call.listener) else { return Answer::Done };
         done = seccomp::inject(listener, call.n.id, theirs, slot, cloexec);
-        if let Body::Message(_, m) = &mut object.body {
+        if let (Body::Message(_, m), Slot::Lowest) = (&mut object.body, slot) {
             m.native = true;
         }
     }
