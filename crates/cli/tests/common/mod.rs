@@ -59,6 +59,11 @@ impl Running {
         Running { child, lines }
     }
 
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end of the output, which is when its last holder is gone.
     pub(crate) fn ends(&self) {
         loop {

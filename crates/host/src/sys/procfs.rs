@@ -20,6 +20,8 @@ use crate::sys::{control_msg, socket};
 
 /// Longest value written to a sysctl.
 const MAX_WRITE: usize = 64 << 10;
+/// A write of so much is refused (proc_sys_call_handler: KMALLOC_MAX_SIZE).
+const TOO_LARGE: usize = 4 << 20;
 /// Native writes that are taken in one turn.
 const WRITES: usize = 16;
 
@@ -202,10 +204,11 @@ fn mirror(dir: &str, list: &[(String, bool)]) -> io::Result<()> {
 /// A call on a sysctl opened for writing.
 pub(crate) fn call(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
     let n = &call.n;
+    let wanted = |total: usize| if total < TOO_LARGE { Ok(total.min(MAX_WRITE)) } else { Err(libc::ENOMEM) };
     let data = match n.nr {
-        libc::SYS_write => mem::read_vec(n.tid, n.ptr(1), (n.ptr(2) as usize).min(MAX_WRITE)),
+        libc::SYS_write => wanted(n.ptr(2) as usize).and_then(|total| mem::read_vec(n.tid, n.ptr(1), total)),
         libc::SYS_writev => control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize)
-            .and_then(|(iov, total)| control_msg::gather(n.tid, &iov, total.min(MAX_WRITE))),
+            .and_then(|(iov, total)| control_msg::gather(n.tid, &iov, wanted(total)?)),
         libc::SYS_read => return read(s, call, key),
         _ => return Answer::Continue,
     };

@@ -1,0 +1,79 @@
+//! A program cannot stop the supervisor, make it spin, or use it up.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Running, can_run, ferronet, repository};
+use ferronet_sim::need;
+
+/// Processor time of the command and of what it started that is called as it is, in ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    let stat = read("stat");
+    // utime and stime are the 12th and 13th behind the name.
+    let own: u64 = stat
+        .rsplit(") ")
+        .next()
+        .map_or(0, |s| s.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum());
+    if !stat.contains("(ferronet") {
+        return 0;
+    }
+    let children = read(&format!("task/{pid}/children"));
+    own + children.split_whitespace().filter_map(|c| c.parse().ok()).map(ticks).sum::<u64>()
+}
+
+/// Runs a case of `scripts/hostile.py`: it says these lines, and the supervisor rests afterwards.
+fn case(name: &str, says: &[&str]) {
+    if need::program(name, "python3").is_none() || !can_run(name) {
+        return;
+    }
+    let script = repository("crates/cli/tests/scripts/hostile.py");
+    let mut c: Command = ferronet(&["run", "--", "sh", "-ec"]);
+    c.arg(format!("ip link set lo up; exec python3 {script} {name}"));
+    let r = Running::start(c);
+    for line in says {
+        r.line_with(line);
+    }
+    r.line_with("idle");
+    let before = ticks(r.id());
+    r.line_with("end");
+    let spent = ticks(r.id()).saturating_sub(before);
+    assert!(spent < 50, "{spent} of the second's 100 ticks");
+    r.ends();
+}
+
+#[test]
+fn giant_vectors() {
+    case("giant_vectors", &["Cannot allocate memory", "Invalid argument"]);
+}
+
+#[test]
+fn tun_shutdown() {
+    case("tun_shutdown", &["Socket operation on non-socket"]);
+}
+
+#[test]
+fn write_on_listener() {
+    case("write_on_listener", &["b'hello'"]);
+}
+
+#[test]
+fn absurd_sizes() {
+    case("absurd_sizes", &["lives"]);
+}
+
+#[test]
+fn many_sockets() {
+    case("many_sockets", &["below 512: 0", "True"]);
+}
+
+#[test]
+fn ring_with_full_table() {
+    case("ring_with_full_table", &["at once: True"]);
+}
+
+#[test]
+fn killed_waiters() {
+    case("killed_waiters", &["b'x'"]);
+}
