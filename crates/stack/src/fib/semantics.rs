@@ -29,6 +29,7 @@ impl From<Errno> for Refused {
     }
 }
 
+const NOT_UP: &str = "Nexthop device is not up";
 const RTNH_F_PERVASIVE: u8 = 2;
 const RTNH_F_ONLINK: u8 = 4;
 const RTNH_F_LINKDOWN: u8 = 16;
@@ -163,7 +164,7 @@ fn fib_check_nh_v4_gw(
         if ns.devs.get(n.dev).is_none() {
             return Err(no(Errno::ENODEV, "Nexthop device required for onlink"));
         }
-        use_dev(ns, n, "Nexthop device is not up")?;
+        use_dev(ns, n, NOT_UP)?;
         if crate::ipv4::route::addr_type(ns, gw) != RouteType::Unicast {
             return Err(no(Errno::EINVAL, INVALID));
         }
@@ -227,16 +228,23 @@ fn ip6_route_info_create(ns: &Namespace, e: &mut FibEntry) -> Result<(), Refused
 /// `fib6_nh_init`.
 fn check_nh6(ns: &Namespace, n: &mut NextHop, table: u32) -> Result<(), Refused> {
     if !n.dev.is_none() {
-        ns.devs.get(n.dev).ok_or(Errno::ENODEV)?;
+        let d = ns.devs.get(n.dev).ok_or(Errno::ENODEV)?;
+        // in6_dev_get: none on a link that cannot carry IPv6.
+        if d.mtu < ferronet_wire::ipv6::IPV6_MIN_MTU && !d.is_loopback() {
+            return Err(Errno::ENODEV.into());
+        }
     }
-    if n.flags & RTNH_F_ONLINK != 0 && n.dev.is_none() {
-        return Err(no(Errno::ENODEV, "Nexthop device required for onlink"));
+    if n.flags & RTNH_F_ONLINK != 0 {
+        if n.dev.is_none() {
+            return Err(no(Errno::ENODEV, "Nexthop device required for onlink"));
+        }
+        use_dev(ns, n, NOT_UP)?;
     }
     if let Some(gw) = n.gw {
         ip6_validate_gw(ns, n, gw, table)?;
     }
     use ferronet_core::sysctl::Conf6;
-    let d = use_dev(ns, n, "Nexthop device is not up")?;
+    let d = use_dev(ns, n, NOT_UP)?;
     if d.conf6.get(Conf6::DisableIpv6) != 0 {
         return Err(no(Errno::EACCES, "IPv6 is disabled on nexthop device"));
     }

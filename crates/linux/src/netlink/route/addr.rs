@@ -72,7 +72,9 @@ pub(in super::super) fn fill(mut m: Msg, dev: IfIndex, a: &IfAddr, now: Instant)
     let family = Family::of(a.local);
     m.raw(&[pf_of(family), a.prefix_len, a.flags as u8, a.scope]);
     m.raw(&dev.0.to_ne_bytes());
-    let (mut pref, valid) = if a.flags & ifa_f::PERMANENT != 0 {
+    // inet6_fill_ifaddr: one that stays may still be preferred for a time only.
+    let for_ever = family == Family::V4 || a.preferred_lft == u32::MAX;
+    let (mut pref, valid) = if a.flags & ifa_f::PERMANENT != 0 && for_ever {
         (u32::MAX, u32::MAX)
     } else {
         (remaining(a.preferred_lft, a.updated, now), remaining(a.valid_lft, a.updated, now))

@@ -8,6 +8,7 @@ use ferronet_stack::dev::{IfAddr, ifa_f};
 use ferronet_stack::fib::Family;
 use ferronet_stack::ipv6::addrconf;
 use ferronet_stack::notify::Notify;
+use ferronet_wire::ipv6::IPV6_MIN_MTU;
 
 use super::super::Req;
 use super::super::codec::{Attrs, Fields, Strictness, nlm_f, parse};
@@ -252,6 +253,10 @@ fn deladdr6(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let Some(dev) = q.dev.filter(|d| r.net().is_ok_and(|n| n.devs.get(*d).is_some())) else {
         return r.ext.err(Errno::ENODEV, "ipv6: Unable to find the interface");
     };
+    // __in6_dev_get: such a link carries no IPv6.
+    if r.net()?.devs.get(dev).is_some_and(|d| d.mtu < IPV6_MIN_MTU && !d.is_loopback()) {
+        return r.ext.err(Errno::ENXIO, "ipv6: IPv6 is disabled on this device");
+    }
     let net = r.net_mut()?;
     match addrconf::inet6_addr_del(net, dev, local, Some(q.plen)) {
         Err(Errno::EADDRNOTAVAIL) => r.ext.err(Errno::EADDRNOTAVAIL, "ipv6: address not found"),

@@ -211,7 +211,6 @@ fn get4(net: &Namespace, q: &Query, mut m: Msg) -> Result<Vec<u8>, Errno> {
         None => {
             if let Some(IpAddr::V4(s)) = q.src
                 && !s.is_unspecified()
-                && flow.oif.is_none()
                 && !ipv4::route::is_local(net, s)
             {
                 return Err(Errno::ENETUNREACH);
