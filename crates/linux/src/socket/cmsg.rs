@@ -79,6 +79,17 @@ impl Cmsg<'_> {
     fn int(&self) -> Result<i32, Errno> {
         self.data.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(Errno::EINVAL)
     }
+    /// `struct in6_pktinfo`: the address, and the device if it names one.
+    fn pktinfo6(&self) -> Result<(Ipv6Addr, Option<IfIndex>), Errno> {
+        let a: [u8; 16] = self.data.first_chunk().copied().ok_or(Errno::EINVAL)?;
+        let dev = self.data.get(16..20).and_then(|x| x.try_into().ok()).map(u32::from_ne_bytes);
+        let dev = IfIndex(dev.ok_or(Errno::EINVAL)?);
+        Ok((Ipv6Addr::from(a), (!dev.is_none()).then_some(dev)))
+    }
+    /// An int and nothing else.
+    fn exact_int(&self) -> Result<i32, Errno> {
+        self.data.try_into().map(i32::from_ne_bytes).map_err(|_| Errno::EINVAL)
+    }
     fn addr4(&self, at: usize) -> Result<Ipv4Addr, Errno> {
         let b: [u8; 4] = self.data.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
         Ok(Ipv4Addr::from(b))
@@ -103,16 +114,39 @@ fn parse<'a>(mut b: &'a [u8], f: &mut dyn FnMut(Cmsg<'a>) -> Result<(), Errno>) 
     Ok(())
 }
 
+/// Which protocol's control messages a `sendmsg` may carry: that of the destination (`udpv6_sendmsg` turns to IPv4 before
+/// it looks at them).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Speaks {
+    /// IPv4.
+    Ip,
+    /// IPv4 from an IPv6 socket, which also takes `IPV6_PKTINFO` with a mapped address.
+    Mapped,
+    /// IPv6.
+    Ip6,
+}
+
 /// What the control messages of a `sendmsg` say.
 ///
 /// # Errors
 /// `EINVAL` for malformed or unknown messages of our levels, `EPERM` for `SO_MARK` without privilege.
-pub(super) fn send_opts(control: &[u8], v6: bool, privileged: bool, m: &mut MsgOpts) -> Result<(), Errno> {
+pub(super) fn send_opts(
+    control: &[u8],
+    speaks: Speaks,
+    privileged: bool,
+    m: &mut MsgOpts,
+) -> Result<(), Errno> {
     parse(control, &mut |c| match c.level {
         SOL_SOCKET => sock_cmsg_send(&c, privileged, m),
         SOL_UDP => udp_cmsg_send(&c, m),
-        SOL_IP if !v6 => ip_cmsg_send(&c, m),
-        SOL_IPV6 => ip6_cmsg_send(&c, m),
+        SOL_IP if speaks != Speaks::Ip6 => ip_cmsg_send(&c, m),
+        SOL_IPV6 if speaks == Speaks::Ip6 => ip6_cmsg_send(&c, m),
+        SOL_IPV6 if speaks == Speaks::Mapped && c.kind == 50 => {
+            let (a, dev) = c.pktinfo6()?;
+            m.saddr = Some(IpAddr::V4(a.to_ipv4_mapped().ok_or(Errno::EINVAL)?));
+            m.oif = dev.unwrap_or(m.oif);
+            Ok(())
+        }
         _ => Ok(()),
     })
 }
@@ -153,10 +187,10 @@ fn ip_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
             m.saddr = Some(IpAddr::V4(c.addr4(4)?));
         }
         // IP_TTL
-        2 => m.ttl = Some(u8::try_from(c.int()?).ok().filter(|t| *t > 0).ok_or(Errno::EINVAL)?),
+        2 => m.ttl = Some(u8::try_from(c.exact_int()?).ok().filter(|t| *t > 0).ok_or(Errno::EINVAL)?),
         // IP_TOS: an int or a byte.
         1 => {
-            let v = if let [b] = c.data { i32::from(*b) } else { c.int()? };
+            let v = if let [b] = c.data { i32::from(*b) } else { c.exact_int()? };
             m.tos = Some(u8::try_from(v).map_err(|_| Errno::EINVAL)?);
         }
         // IP_RETOPTS, IP_PROTOCOL
@@ -176,14 +210,10 @@ fn ip6_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
     match c.kind {
         // IPV6_PKTINFO
         50 => {
-            let b: [u8; 16] = c.data.first_chunk().copied().ok_or(Errno::EINVAL)?;
-            let dev = c.data.get(16..20).and_then(|x| x.try_into().ok()).map(u32::from_ne_bytes);
-            let dev = dev.ok_or(Errno::EINVAL)?;
-            if dev != 0 {
-                m.oif = IfIndex(dev);
-            }
-            let a = Ipv6Addr::from(b);
-            m.saddr = (!a.is_unspecified()).then(|| IpAddr::V6(a).to_canonical());
+            let (a, dev) = c.pktinfo6()?;
+            m.oif = dev.unwrap_or(m.oif);
+            m.saddr = (!a.is_unspecified()).then_some(IpAddr::V6(a));
+            m.pktinfo = true;
         }
         52 => m.ttl = signed(c.int()?)?,
         67 => m.tos = signed(c.int()?)?,

@@ -232,7 +232,13 @@ impl Kernel {
         if x.common.flags.contains(sock::SockFlags::DONTFRAG6) {
             o.dontfrag = Some(true);
         }
-        cmsg::send_opts(m.control, family == af::INET6, c.uid == 0, &mut o)?;
+        let to = dest.map(|d| d.addr).or_else(|| x.common.peer.map(|p| p.0.to_canonical()));
+        let speaks = match (family, to) {
+            (af::INET6, Some(IpAddr::V4(_))) => cmsg::Speaks::Mapped,
+            (af::INET6, _) => cmsg::Speaks::Ip6,
+            (_, _) => cmsg::Speaks::Ip,
+        };
+        cmsg::send_opts(m.control, speaks, c.uid == 0, &mut o)?;
         match &x.proto {
             Proto::Udp(_) => udp::sendmsg(ns, key, dest, m.data, &o),
             Proto::Raw(_) => raw::sendmsg(ns, key, dest, m.data, &o),

@@ -359,7 +359,9 @@ impl Kernel {
             return Ok(message::print_ll(p.protocol, p.dev, message::hatype(ns, p.dev), 0, mac));
         }
         let c = &x.common;
-        Ok(addr::print(family, c.local, c.lport, c.bound_dev))
+        // inet_sport of a raw socket is its protocol (inet_create).
+        let port = if let sock::Proto::Raw(_) = x.proto { u16::from(c.protocol) } else { c.lport };
+        Ok(addr::print(family, c.local, port, c.bound_dev))
     }
 
     /// `getpeername(2)`.

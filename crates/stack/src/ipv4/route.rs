@@ -29,7 +29,8 @@ pub fn max_conf(ns: &Namespace, dev: IfIndex, c: Conf4) -> i32 {
 }
 
 /// `IN_DEV_ANDCONF` / `ORCONF` are spelled out where they are used; this is the device's own value.
-fn dev_conf(ns: &Namespace, dev: IfIndex, c: Conf4) -> bool {
+#[must_use]
+pub(crate) fn dev_conf(ns: &Namespace, dev: IfIndex, c: Conf4) -> bool {
     ns.devs.get(dev).is_some_and(|d| d.conf4.get(c) != 0)
 }
 
@@ -218,7 +219,7 @@ pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr),
     // Bound to a device: one that is down reaches nothing.
     let bound = match flow.oif.is_none() {
         true => None,
-        false => Some(ns.devs.get(flow.oif).filter(|d| d.is_up()).ok_or(Errno::ENETUNREACH)?),
+        false => Some(ns.devs.get(flow.oif).ok_or(Errno::ENODEV)?),
     };
     if let Some(d) = bound.filter(|_| daddr.is_multicast() || daddr.is_broadcast()) {
         let kind = if daddr.is_multicast() { RouteType::Multicast } else { RouteType::Broadcast };

@@ -263,7 +263,11 @@ pub(super) fn addr_ok(ns: &Namespace, c: &SockCommon, a: IpAddr) -> bool {
 #[must_use]
 pub fn is_local6(ns: &Namespace, dev: IfIndex, a: Ipv6Addr) -> bool {
     let here = |d: &crate::dev::Device| {
-        d.addrs.iter().any(|x| x.local == IpAddr::V6(a) && x.flags & crate::dev::ifa_f::TENTATIVE == 0)
+        use crate::dev::ifa_f::{OPTIMISTIC, TENTATIVE};
+        // An optimistic address may be used while it is still looked for (RFC 4429).
+        d.addrs
+            .iter()
+            .any(|x| x.local == IpAddr::V6(a) && (x.flags & TENTATIVE == 0 || x.flags & OPTIMISTIC != 0))
     };
     if a.is_unicast_link_local() && !dev.is_none() {
         return ns.devs.get(dev).is_some_and(here);

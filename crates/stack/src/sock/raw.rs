@@ -189,7 +189,8 @@ pub fn connect(ns: &mut Namespace, key: SockKey, dest: &Dest) -> Result<(), Errn
         proto: c.protocol,
         ..Flow::to(dest.addr)
     };
-    let (route, saddr) = lookup(ns, &flow)?;
+    let flags = c.flags;
+    let (route, saddr) = lookup(ns, flags, &flow)?;
     let c = ns.socks.common_mut(key)?;
     if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);
@@ -221,11 +222,9 @@ pub fn sendmsg(
     }
     let s = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
     let c = &s.common;
-    if c.shutdown & super::shut::SEND != 0 {
-        return Err(Errno::EPIPE);
-    }
     let Proto::Raw(raw) = &s.proto else { return Err(Errno::EOPNOTSUPP) };
-    let connected = c.peer.map(|(a, port)| Dest { addr: a, port, scope: c.bound_dev });
+    // The port of connect(2) is remembered and means nothing.
+    let connected = c.peer.map(|(a, _)| Dest { addr: a, port: 0, scope: c.bound_dev });
     let dest = dest.or(connected).ok_or(Errno::EDESTADDRREQ)?;
     let v6 = c.is_v6();
     if v6 != dest.addr.is_ipv6() {

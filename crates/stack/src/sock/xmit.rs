@@ -12,7 +12,7 @@ use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ipv4::output::{IpHeader, ip_queue_xmit};
 use crate::ipv6::output::{Ip6Header, ip6_xmit};
 use crate::ns::Namespace;
-use crate::udp::{Dest, MsgOpts, lookup, scope_of};
+use crate::udp::{Dest, MsgOpts, check_pktinfo6, lookup, scope_of};
 
 /// Addresses and route of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,12 @@ pub(crate) struct To {
 /// `EACCES` for a broadcast that is not allowed, routing errors.
 pub(crate) fn portless_way(ns: &mut Namespace, key: SockKey, dest: &Dest, m: &MsgOpts) -> Result<To, Errno> {
     let c = ns.socks.common(key)?;
+    check_pktinfo6(ns, c, dest, m)?;
     let scope = if m.oif.is_none() { scope_of(c, dest)? } else { m.oif };
     let local = c.local.to_canonical();
     let own = if local.is_multicast() { Family::of(dest.addr).any() } else { local };
     let flow = Flow {
-        src: m.saddr.unwrap_or(own),
+        src: m.saddr.filter(|a| !a.is_unspecified()).unwrap_or(own),
         oif: output_dev(c, dest.addr, scope),
         tos: m.tos.unwrap_or(c.tos) & 0x1c,
         mark: m.mark.unwrap_or(c.mark),
@@ -44,7 +45,8 @@ pub(crate) fn portless_way(ns: &mut Namespace, key: SockKey, dest: &Dest, m: &Ms
         proto: c.protocol,
         ..Flow::to(dest.addr)
     };
-    let (route, saddr) = lookup(ns, &flow)?;
+    let flags = c.flags;
+    let (route, saddr) = lookup(ns, flags, &flow)?;
     let c = ns.socks.common(key)?;
     if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);

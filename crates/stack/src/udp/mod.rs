@@ -14,7 +14,7 @@ use crate::sock::datagram::RxQueue;
 
 pub use input::{udp_err, udp_rcv, udpv6_rcv};
 pub use output::{Dest, abort, connect, disconnect, push_pending, sendmsg};
-pub(crate) use output::{check_family, lookup, scope_of};
+pub(crate) use output::{check_family, check_pktinfo6, lookup, scope_of};
 pub use table::UdpTable;
 pub(crate) use table::{hash, unhash};
 
@@ -57,6 +57,8 @@ pub struct Cork {
 pub struct MsgOpts {
     /// Source address (`IP_PKTINFO`, `IPV6_PKTINFO`).
     pub saddr: Option<core::net::IpAddr>,
+    /// `IPV6_PKTINFO` was given with the message: source and device are looked at.
+    pub pktinfo: bool,
     /// Device (likewise, or the scope of the address).
     pub oif: IfIndex,
     /// `IP_TTL` / `IPV6_HOPLIMIT`.

@@ -4,7 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::{Bytes, BytesMut};
 use ferronet_core::packet::{Gso, GsoKind};
-use ferronet_core::{Csum, Errno, IfIndex, Mib};
+use ferronet_core::sysctl::Conf4;
+use ferronet_core::{Csum, Errno, IfIndex, Mib, Sysctl};
 use ferronet_wire::UdpHdr;
 use ferronet_wire::checksum::{csum_fold_partial, csum_ipv6_nofold, csum_tcpudp_nofold};
 use ferronet_wire::ipproto::IPPROTO_UDP;
@@ -50,7 +51,8 @@ pub fn connect(ns: &mut Namespace, key: SockKey, dest: &Dest) -> Result<(), Errn
     let src = if src.is_ipv4() == dest.addr.is_ipv4() { src } else { Family::of(dest.addr).any() };
     let mut flow = flow_of(c, &dest, if src.is_multicast() { Family::of(dest.addr).any() } else { src }, oif);
     flow.oif = output_dev(c, dest.addr, oif);
-    let (route, saddr) = lookup(ns, &flow)?;
+    let flags = c.flags;
+    let (route, saddr) = lookup(ns, flags, &flow)?;
     let c = ns.socks.common(key)?;
     if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);
@@ -148,13 +150,75 @@ fn flow_of(c: &SockCommon, d: &Dest, src: IpAddr, oif: IfIndex) -> Flow {
     }
 }
 
-/// A lookup whose failure counts (`ip_route_output_flow` in `udp_sendmsg`).
-pub(crate) fn lookup(ns: &mut Namespace, flow: &Flow) -> Result<(Route, IpAddr), Errno> {
-    let r = route_output(ns, flow);
+/// A lookup whose failure counts (`ip_route_output_flow` in `udp_sendmsg`). `flags` are the socket's.
+///
+/// # Errors
+/// Those of [`check_source`] and [`route_output`].
+pub(crate) fn lookup(ns: &mut Namespace, flags: SockFlags, flow: &Flow) -> Result<(Route, IpAddr), Errno> {
+    let r = check_source(ns, flags, flow).and_then(|()| route_output(ns, flow)).and_then(|(r, s)| {
+        source_may_leave(ns, &r, s)?;
+        Ok((r, s))
+    });
     if r == Err(Errno::ENETUNREACH) {
         ns.env.mib.inc(if flow.dst.is_ipv6() { Mib::Ip6OutNoRoutes } else { Mib::IpOutNoRoutes });
     }
     r
+}
+
+/// Nobody sends from an IPv4 address that is not this host's (`ip_route_output_key_hash`), be it given by `IP_PKTINFO` or
+/// by a bind(2) whose address went away, unless the socket may (`FLOWI_FLAG_ANYSRC`). IPv6 asks only about what
+/// `IPV6_PKTINFO` names: [`check_pktinfo6`].
+fn check_source(ns: &Namespace, flags: SockFlags, flow: &Flow) -> Result<(), Errno> {
+    let IpAddr::V4(s) = flow.src else { return Ok(()) };
+    if s.is_unspecified() {
+        return Ok(());
+    }
+    if s.is_multicast() || s.is_broadcast() {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(SockFlags::TRANSPARENT | SockFlags::HDRINCL) || crate::ipv4::route::is_local(ns, s) {
+        return Ok(());
+    }
+    Err(Errno::ENETUNREACH)
+}
+
+/// An address of 127.0.0.0/8 stays inside (`__mkroute_output`), where `route_localnet` does not say otherwise.
+fn source_may_leave(ns: &Namespace, r: &Route, saddr: IpAddr) -> Result<(), Errno> {
+    let IpAddr::V4(s) = saddr else { return Ok(()) };
+    let stays = s.is_loopback() && ns.devs.get(r.dev).is_some_and(|d| !d.is_loopback());
+    if stays && !crate::ipv4::route::dev_conf(ns, r.dev, Conf4::RouteLocalnet) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// What `IPV6_PKTINFO` may name (`ip6_datagram_send_ctl`): the device that the socket or the destination's scope says, and
+/// an address of ours that is not tentative, a link-local one with its device.
+///
+/// # Errors
+/// `EINVAL`; `ENODEV` for an unknown device.
+pub(crate) fn check_pktinfo6(ns: &Namespace, c: &SockCommon, d: &Dest, m: &MsgOpts) -> Result<(), Errno> {
+    if !m.pktinfo || !d.addr.is_ipv6() {
+        return Ok(());
+    }
+    let said = if c.bound_dev.is_none() && link_local(d.addr) { d.scope } else { c.bound_dev };
+    if !m.oif.is_none() && !said.is_none() && m.oif != said {
+        return Err(Errno::EINVAL);
+    }
+    let dev = if m.oif.is_none() { said } else { m.oif };
+    if !dev.is_none() && ns.devs.get(dev).is_none() {
+        return Err(Errno::ENODEV);
+    }
+    let Some(a) = m.saddr else { return Ok(()) };
+    let IpAddr::V6(a) = a else { return Err(Errno::EINVAL) };
+    if dev.is_none() && a.is_unicast_link_local() {
+        return Err(Errno::EINVAL);
+    }
+    let nonlocal = c.flags.intersects(SockFlags::FREEBIND | SockFlags::TRANSPARENT)
+        || ns.env.sysctl.on(Sysctl::Ip6IpNonlocalBind);
+    // ::1 has the scope of a link: it is an address of lo alone.
+    let elsewhere = a.is_loopback() && !dev.is_none() && dev != IfIndex::LO;
+    if nonlocal || (!elsewhere && ports::is_local6(ns, dev, a)) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// `sendmsg(2)`. `dest` is canonical; `None` for the peer of a connected socket.
@@ -230,6 +294,7 @@ fn send_one(ns: &mut Namespace, key: SockKey, mut dest: Dest, data: Bytes, m: &M
             (IpAddr::V6(_), _) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
     }
+    check_pktinfo6(ns, c, &dest, m)?;
     let scope = if m.oif.is_none() { scope_of(c, &dest)? } else { m.oif };
     let own = c.local.to_canonical();
     let any = Family::of(dest.addr).any();
@@ -245,7 +310,8 @@ fn send_one(ns: &mut Namespace, key: SockKey, mut dest: Dest, data: Bytes, m: &M
     if let Some(t) = m.tos {
         flow.tos = t & 0x1c;
     }
-    let (route, saddr) = lookup(ns, &flow)?;
+    let flags = c.flags;
+    let (route, saddr) = lookup(ns, flags, &flow)?;
     let c = ns.socks.common(key)?;
     if route.kind == RouteType::Broadcast && !c.flags.contains(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);

@@ -1,5 +1,7 @@
 //! UDP between two namespaces.
 
+mod pktinfo;
+
 use core::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;

@@ -166,13 +166,14 @@ fn membership(ns: &mut Namespace, w: Who, join: bool, val: &[u8]) -> Result<(), 
     }
 }
 
-/// `IPV6_PKTINFO` as an option: source and device of all packets; empty to forget.
+/// `IPV6_PKTINFO` as an option: source and device of all packets; zeros to forget.
 fn sticky_pktinfo(ns: &mut Namespace, w: Who, val: &[u8]) -> Result<(), Errno> {
-    let sticky = match val.first_chunk::<16>() {
-        None if val.is_empty() => None,
-        None => return Err(Errno::EINVAL),
-        Some(a) => Some((Ipv6Addr::from(*a), IfIndex(u32_at(val, 16)?))),
-    };
-    ns.socks.common_mut(w.key)?.rare().sticky_pktinfo = sticky;
+    let a: [u8; 16] = *val.first_chunk().ok_or(Errno::EINVAL)?;
+    let dev = IfIndex(u32_at(val, 16)?);
+    let c = ns.socks.common_mut(w.key)?;
+    if !dev.is_none() && !c.bound_dev.is_none() && dev != c.bound_dev {
+        return Err(Errno::EINVAL);
+    }
+    c.rare().sticky_pktinfo = Some((Ipv6Addr::from(a), dev));
     Ok(())
 }

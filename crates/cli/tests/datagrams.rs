@@ -1,0 +1,21 @@
+//! What datagram sockets answer: the same questions to the real kernel and to a stack of our own, and the same answers.
+
+mod common;
+
+use common::twin;
+
+#[test]
+fn nobody_sends_from_foreign_addresses() {
+    let Some(out) = twin("nobody_sends_from_foreign_addresses", "sources.py") else { return };
+    // A few of the answers, so that a script that asks nothing cannot pass.
+    for want in [
+        "9.9.9.9 dev 0: ENETUNREACH",
+        "10.0.0.1 dev 0: 1",
+        "fd99::1 dev 0: EINVAL",
+        "fd00::1 dev 0: 1",
+        "connected: ENETUNREACH",
+        "name: ('0.0.0.0', 112)",
+    ] {
+        assert!(out.contains(&format!("  {want}\n")), "{want}: {out}");
+    }
+}
