@@ -5,28 +5,26 @@
 
 use crate::trace::{collect::Collector, filter};
 use ferronet_core::NsId;
-use ferronet_host::Session;
 use ferronet_host::control::Served;
+use ferronet_host::{NetnsNames, Session};
 use ferronet_linux::Kernel;
 use serde_json::json;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Names of the namespaces: those bound below /run/netns, `main` for the first one, `ns5` for others.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
-    dir: PathBuf,
+    bound: NetnsNames,
     first: NsId,
 }
 
 impl Names {
     /// For a session.
     pub(crate) fn new(session: &Session) -> Names {
-        Names { dir: session.netns_dir(), first: session.first_ns() }
+        Names { bound: session.netns_names(), first: session.first_ns() }
     }
 
     /// The present names.
@@ -38,12 +36,8 @@ impl Names {
                 (n.id, if n.id == self.first { "main".to_owned() } else { format!("ns{}", n.id.index()) })
             })
             .collect();
-        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            // A bound namespace has the inode by which the stack knows it.
-            let inode = std::fs::metadata(entry.path()).map(|m| m.ino());
-            if let (Ok(ino), Ok(name)) = (inode, entry.file_name().into_string())
-                && let Some(id) = kernel.ns_by_cookie(ino)
-            {
+        for (name, ino) in self.bound.read() {
+            if let Some(id) = kernel.ns_by_cookie(ino) {
                 names.insert(id, name);
             }
         }

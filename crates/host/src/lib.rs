@@ -39,4 +39,4 @@ pub use dev::Tap;
 pub use error::{HostError, Result};
 pub use join::{Child, Command, FD_BASE, Net, spawn};
 pub use sandbox::{Namespaces, Sandbox};
-pub use session::{Config, Exit, Session, SourceId};
+pub use session::{Config, Exit, NetnsNames, Session, SourceId};

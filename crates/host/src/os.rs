@@ -156,6 +156,12 @@ pub(crate) fn set_sndbuf(fd: BorrowedFd<'_>, bytes: i32) {
     }
 }
 
+/// What an open file is, as /proc/self/fd names it: a path, `socket:[17]`, `anon_inode:…`. Asks no file system.
+pub(crate) fn kind_of(fd: BorrowedFd<'_>) -> String {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.map(|l| l.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Inode number of an open file.
 pub(crate) fn inode(fd: BorrowedFd<'_>) -> u64 {
     rustix::fs::fstat(fd).map(|s| s.st_ino).unwrap_or(0)
@@ -183,6 +189,13 @@ pub(crate) fn has_oob(fd: BorrowedFd<'_>) -> bool {
     let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
     // SAFETY: one valid structure; it does not wait.
     unsafe { libc::poll(&mut p, 1, 0) == 1 && p.revents & libc::POLLPRI != 0 }
+}
+
+/// Waits until there is something to read, or the end of it; false after `ms` milliseconds without.
+pub(crate) fn readable_within(fd: BorrowedFd<'_>, ms: i32) -> bool {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid structure.
+    unsafe { libc::poll(&mut p, 1, ms) == 1 }
 }
 
 /// recv(2) that never blocks, into uninitialised space; returns the number of bytes written.

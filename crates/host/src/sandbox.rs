@@ -128,6 +128,12 @@ impl Sandbox {
         })
     }
 
+    /// A directory inside, for what lies below it later; to be opened before the first program runs, while its path is ours.
+    pub(crate) fn directory(&self, inside: &str) -> Result<OwnedFd> {
+        let open = File::open(self.path(inside)).map(OwnedFd::from);
+        open.map_err(HostError::step(format!("opening {inside} of the sandbox")))
+    }
+
     /// A path inside the sandbox as the supervisor can open it.
     pub(crate) fn path(&self, inside: &str) -> String {
         format!("/proc/{}/root{inside}", self.init_pid)

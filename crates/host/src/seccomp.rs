@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::bpf::{ARCH, Asm, Label, NR, arg_hi, arg_lo};
 use crate::error::{HostError, Result};
-use crate::os::{cvt, cvt_fd};
+use crate::os::{self, cvt, cvt_fd};
 
 /// AUDIT_ARCH of programs of this machine.
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +21,7 @@ const X32: u32 = 0x4000_0000;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+const EAFNOSUPPORT: u32 = libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
 
 /// One notified call.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +96,13 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_readlink,
 ];
 
-/// Address families that are ours: AF_INET, AF_INET6, AF_NETLINK, AF_PACKET.
+/// Address families that the stack serves.
 const FAMILIES: &[i32] = &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
+
+/// Families that the kernel serves, because nothing can leave a network namespace through them: sockets between processes
+/// (the namespace has its own abstract names) and the interface to its cryptography. Every other family does not exist inside:
+/// AF_VSOCK, for one, reaches the machine's host from any namespace, and AF_XDP, AF_SMC or AF_RDS are the kernel's network.
+const NATIVE_FAMILIES: &[i32] = &[libc::AF_UNIX, libc::AF_ALG];
 
 /// i386 calls that would reach a network: socketcall, bpf, socket…shutdown, io_uring_setup.
 const I386_NET: &[u32] =
@@ -108,6 +114,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     let (native, allow, notify, enosys) = (a.label(), a.label(), a.label(), a.label());
     let (by_fd, socket, ioctl, fcntl, sendto, fstat, statx, mmap) =
         (a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label());
+    let socketpair = a.label();
     a.load(ARCH);
     a.jeq(NATIVE, native);
     foreign(&mut a, enosys);
@@ -126,6 +133,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
         }
     }
     on(&mut a, libc::SYS_socket, socket);
+    on(&mut a, libc::SYS_socketpair, socketpair);
     on(&mut a, libc::SYS_ioctl, ioctl);
     on(&mut a, libc::SYS_fcntl, fcntl);
     on(&mut a, libc::SYS_newfstatat, fstat);
@@ -156,12 +164,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     a.jge(fd_base, notify);
     a.ret(ALLOW);
 
-    a.place(socket);
-    a.load(arg_lo(0));
-    for f in FAMILIES {
-        a.jeq(*f as u32, notify);
-    }
-    a.ret(ALLOW);
+    families(&mut a, (socket, socketpair), allow, notify);
 
     a.place(ioctl);
     ioctl_check(&mut a, fd_base, allow, notify);
@@ -199,6 +202,26 @@ fn foreign(a: &mut Asm, enosys: Label) {
         a.jeq(*nr, enosys);
     }
     a.ret(ALLOW);
+}
+
+/// socket(2) and socketpair(2): which families there are. A family is an int; its upper half does not count.
+fn families(a: &mut Asm, (socket, socketpair): (Label, Label), allow: Label, notify: Label) {
+    a.place(socket);
+    a.load(arg_lo(0));
+    for f in FAMILIES {
+        a.jeq(*f as u32, notify);
+    }
+    for f in NATIVE_FAMILIES {
+        a.jeq(*f as u32, allow);
+    }
+    a.ret(EAFNOSUPPORT);
+    // The kernel refuses pairs of the stack's families itself (EOPNOTSUPP).
+    a.place(socketpair);
+    a.load(arg_lo(0));
+    for f in FAMILIES.iter().chain(NATIVE_FAMILIES) {
+        a.jeq(*f as u32, allow);
+    }
+    a.ret(EAFNOSUPPORT);
 }
 
 /// Which ioctl commands matter.
@@ -329,8 +352,12 @@ pub(crate) fn valid(listener: BorrowedFd<'_>, id: u64) -> bool {
     }
 }
 
-/// Is this the listener of a filter? Of anything else poll(2) and our calls would not agree.
+/// Is this the listener of a filter? Of anything else poll(2) and our calls would not agree. Its kind is looked at first: what
+/// an ioctl does to some other file is its driver's business (FUSE would wait for a program).
 pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
+    if !os::kind_of(fd).starts_with("anon_inode:seccomp") {
+        return false;
+    }
     let id = 0_u64;
     // SAFETY: reads one u64.
     let r =

@@ -1,7 +1,7 @@
 //! A session: one sandbox, one stack, the programs started in it, and the loop that runs them all.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use ferronet_core::{IfIndex, NsId};
@@ -17,6 +17,7 @@ use crate::sandbox::{Namespaces, Sandbox};
 use crate::seccomp;
 use crate::signals::Signals;
 use crate::supervisor::Supervisor;
+use crate::sys::nsref;
 
 /// What a session starts with.
 #[derive(Clone, Debug, Default)]
@@ -61,12 +62,25 @@ struct Source {
     on_ready: OnReady,
 }
 
+/// The directory of the named namespaces. What programs put there besides is not looked into.
+#[derive(Clone, Debug)]
+pub struct NetnsNames(Rc<OwnedFd>);
+
+impl NetnsNames {
+    /// Each name with the inode of its namespace, which is the stack's cookie of it.
+    #[must_use]
+    pub fn read(&self) -> Vec<(String, u64)> {
+        nsref::named(self.0.as_fd())
+    }
+}
+
 /// A running session. Dropping it kills every program in it; nothing is left behind.
 pub struct Session {
     // Fields drop in this order: the programs die first.
     sandbox: Sandbox,
     children: Vec<u32>,
     namespaces: Namespaces,
+    netns: Rc<OwnedFd>,
     sup: Supervisor,
     signals: Signals,
     sources: Vec<Option<Source>>,
@@ -106,9 +120,9 @@ impl Session {
         let mut sandbox = Sandbox::new()?;
         let namespaces = sandbox.namespaces()?;
         let signals = Signals::new().map_err(HostError::step("signalfd"))?;
-        let nsid = sandbox.take_nsid_socket();
         let first = os::inode(namespaces.net.as_fd());
-        let sup = Supervisor::new(Kernel::new(config.kernel), nsid, sandbox.init_pid(), first)?;
+        let netns = Rc::new(sandbox.directory(crate::mounts::NETNS_DIR)?);
+        let sup = Supervisor::new(Kernel::new(config.kernel), &mut sandbox, first)?;
         let add = |fd: BorrowedFd<'_>, t| sup.poller.add(fd, t, bits::IN).map_err(HostError::step("epoll"));
         add(signals.fd(), Token::Signals)?;
         add(sandbox.init_fd(), Token::Init)?;
@@ -134,6 +148,7 @@ impl Session {
             sandbox,
             children: Vec::new(),
             namespaces,
+            netns,
             sup,
             signals,
             sources: Vec::new(),
@@ -175,25 +190,22 @@ impl Session {
     }
 
     fn named(&mut self, name: &str) -> Option<NsId> {
-        let path = self.sandbox.path(&format!("{}/{name}", crate::mounts::NETNS_DIR));
-        let fd = OwnedFd::from(File::open(path).ok()?);
-        self.sup.ns_of_inode(os::inode(fd.as_fd()), fd.as_fd()).ok()
+        let (ino, fd) = nsref::open_named(self.netns.as_fd(), name)?;
+        self.sup.ns_of_inode(ino, fd.as_fd()).ok()
     }
 
     /// All named namespaces, sorted by name.
     pub fn named_namespaces(&mut self) -> Vec<(String, NsId)> {
-        let dir = self.sandbox.path(crate::mounts::NETNS_DIR);
-        let mut names: Vec<String> = std::fs::read_dir(dir)
-            .map(|d| d.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-            .unwrap_or_default();
+        let mut names: Vec<String> =
+            nsref::named(self.netns.as_fd()).into_iter().map(|(name, _)| name).collect();
         names.sort();
         names.into_iter().filter_map(|n| Some((n.clone(), self.named(&n)?))).collect()
     }
 
-    /// The directory of the named namespaces, as the supervisor sees it: each file's inode is the stack's cookie.
+    /// The names bound below /run/netns, now and later.
     #[must_use]
-    pub fn netns_dir(&self) -> std::path::PathBuf {
-        self.sandbox.path(crate::mounts::NETNS_DIR).into()
+    pub fn netns_names(&self) -> NetnsNames {
+        NetnsNames(self.netns.clone())
     }
 
     /// Starts a program; returns its pid as seen outside.

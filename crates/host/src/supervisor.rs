@@ -13,6 +13,7 @@ use crate::nswatch::NsWatch;
 use crate::obj::{Body, Key, Object, Objects};
 use crate::os;
 use crate::poller::{Poller, Token, bits};
+use crate::sandbox::Sandbox;
 use crate::seccomp::{self, Notif, Slot};
 use crate::task::Tasks;
 use crate::{join, sys};
@@ -91,8 +92,8 @@ pub(crate) struct Supervisor {
     pub(crate) now_ns: u64,
     /// Our side of the sandbox's first network namespace.
     pub(crate) first_ns: NsId,
-    /// Path prefix under which the supervisor sees the sandbox's files.
-    pub(crate) root: String,
+    /// The directory of the trees that stand for /proc/sys/net (`sys/tree.rs`).
+    pub(crate) tree: OwnedFd,
     /// Listeners whose connections an accept() gave back: others may want them.
     pub(crate) given_back: Vec<Key>,
     awake: Awake,
@@ -107,18 +108,19 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// `first` is the inode of the sandbox's first network namespace.
-    pub(crate) fn new(mut kernel: Kernel, nsid: Option<OwnedFd>, init_pid: u32, first: u64) -> Result<Self> {
+    pub(crate) fn new(mut kernel: Kernel, sandbox: &mut Sandbox, first: u64) -> Result<Self> {
+        let tree = sandbox.directory(crate::mounts::TREE_DIR)?;
         let first_ns = kernel.ns_create(first).map_err(|e| HostError::Stack {
             what: "making the first namespace".into(),
             source: std::io::Error::from_raw_os_error(e.0.into()),
         })?;
         let poller = Poller::new().map_err(HostError::step("epoll"))?;
-        let watch = NsWatch::new(nsid);
+        let watch = NsWatch::new(sandbox.take_nsid_socket());
         if let Some(fd) = watch.fd() {
             poller.add(fd, Token::Namespaces, bits::IN).map_err(HostError::step("epoll"))?;
         }
         let mut tasks = Tasks::default();
-        tasks.set_user_map(init_pid);
+        tasks.set_user_map(sandbox.init_pid());
         Ok(Self {
             kernel,
             poller,
@@ -133,7 +135,7 @@ impl Supervisor {
             unsettled: true,
             now_ns: os::monotonic_ns(),
             first_ns,
-            root: format!("/proc/{init_pid}/root"),
+            tree,
             given_back: Vec::new(),
             awake: Awake::new(),
             events: Vec::new(),
@@ -537,9 +539,9 @@ impl Supervisor {
         ns: NsId,
         f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
     ) -> T {
-        let Self { kernel, tasks, watch, root, .. } = self;
+        let Self { kernel, tasks, watch, .. } = self;
         let mut resolve = |r: NsRef| -> Option<u64> {
-            let (ino, fd) = sys::nsref::open(tasks, root, tid, r)?;
+            let (ino, fd) = sys::nsref::open(tasks, tid, r)?;
             watch.watch(fd.as_fd(), ino);
             Some(ino)
         };

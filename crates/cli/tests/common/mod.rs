@@ -77,11 +77,19 @@ impl Running {
 
     /// The first line that contains the text; the test fails when none comes.
     pub(crate) fn line_with(&self, text: &str) -> String {
+        self.lines_to(text).pop().unwrap_or_default()
+    }
+
+    /// The lines up to the first that contains the text, that one too; the test fails when none comes.
+    pub(crate) fn lines_to(&self, text: &str) -> Vec<String> {
+        let mut said = Vec::new();
         loop {
-            let line =
-                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no line with `{text}`: {e}"));
-            if line.contains(text) {
-                return line;
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|e| panic!("no line with `{text}`, but {said:?}: {e}"));
+            let found = line.contains(text);
+            said.push(line);
+            if found {
+                return said;
             }
         }
     }

@@ -119,6 +119,73 @@ def killed_waiters():
     says(s.recv(9))
 
 
+def files_that_wait():
+    # Where the supervisor might look a name up there is a FIFO that nobody writes to: in the place of a process's namespace,
+    # below a root of the program's own, and among the named namespaces.
+    import subprocess, tempfile
+
+    root = tempfile.mkdtemp()
+    os.makedirs(root + "/proc/77/ns")
+    os.mkfifo(root + "/proc/77/ns/net")
+    os.makedirs("/run/netns", exist_ok=True)
+    os.mkfifo("/run/netns/fifo")
+    os.symlink("/run/netns/fifo", "/run/netns/link")
+    if os.fork() == 0:
+        os.chroot(root)
+        os.chdir("/")
+        try:
+            os.open("/proc/77/net/tcp", os.O_RDONLY)
+        except OSError as e:
+            says("chroot:", e.strerror)
+        os._exit(0)
+    os.wait()
+    says(subprocess.run(["ferronet", "ps", "--json"], capture_output=True, text=True).stdout.strip())
+    # A FIFO's descriptor as a namespace: RTM_NEWLINK with IFLA_NET_NS_FD.
+    fd = os.open("/run/netns/fifo", os.O_RDWR)
+    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    body = struct.pack("BxHiII", 0, 0, 1, 0, 0) + struct.pack("HHi", 8, 28, fd)
+    s.send(struct.pack("IHHII", 16 + len(body), 16, 5, 1, 0) + body)
+    says("refused:", struct.unpack_from("i", s.recv(4096), 16)[0] < 0)
+    udp()
+    says("answers")
+
+
+def links_in_the_tree():
+    # Root inside turns the directories that stand for /proc/sys/net into links to a place of his.
+    import tempfile
+
+    there = tempfile.mkdtemp()
+    os.listdir("/proc/sys/net/ipv4")
+    tree = "/run/ferronet/tree"
+    for name in os.listdir(tree):
+        os.rename(f"{tree}/{name}", f"{tree}/{name}.old")
+        os.symlink(there, f"{tree}/{name}")
+    try:
+        os.listdir("/proc/sys/net/ipv4")
+    except OSError as e:
+        says("refused:", e.errno in (20, 40))
+    says("written:", os.listdir(there))
+
+
+def families():
+    # 1 AF_UNIX, 38 AF_ALG; 40 AF_VSOCK and 44 AF_XDP lead out of the namespace.
+    import errno
+
+    served = {1, 2, 10, 16, 17, 38}
+    for family in list(range(0, 60)) + [-1, 1 << 16]:
+        for type in (1, 2, 3, 5, 10):
+            for call in ("socket", "socketpair"):
+                pair = (ctypes.c_int * 2)()
+                arguments = (family, type, 0) + ((pair,) if call == "socketpair" else ())
+                if getattr(libc, call)(*arguments) >= 0 and family not in served:
+                    says(call, family, type, "opened")
+                elif family not in served and ctypes.get_errno() != errno.EAFNOSUPPORT:
+                    says(call, family, type, errno.errorcode[ctypes.get_errno()])
+    # By the calls' numbers with something in the upper half of the argument, which is an int.
+    r = libc.syscall(ctypes.c_long(41 if os.uname().machine == "x86_64" else 198), ctypes.c_ulong(1 << 32 | 40), 1, 0)
+    says("vsock:", result(r))
+
+
 globals()[sys.argv[1]]()
 says("idle")
 select.select([], [], [], 1)

@@ -22,6 +22,7 @@ pub(crate) mod path;
 pub(crate) mod procfs;
 pub(crate) mod socket;
 pub(crate) mod stat;
+pub(crate) mod tree;
 
 /// An object of ours behind a program's descriptor.
 pub(crate) struct Ours {

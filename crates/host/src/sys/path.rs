@@ -59,7 +59,7 @@ pub(crate) fn classify(s: &mut Supervisor, call: &Call, dirfd: i32, ptr: u64) ->
     let ns = match whose {
         Whose::Caller => s.ns_of(tid).ok()?,
         Whose::Pid(pid) => {
-            let (ino, fd) = nsref::open(&mut s.tasks, &s.root, tid, NsRef::Pid(pid))?;
+            let (ino, fd) = nsref::open(&mut s.tasks, tid, NsRef::Pid(pid))?;
             s.ns_of_inode(ino, std::os::fd::AsFd::as_fd(&fd)).ok()?
         }
         Whose::Inode(ino) => s.kernel.ns_by_cookie(ino)?,

@@ -9,14 +9,13 @@ use ferronet_core::NsId;
 use ferronet_linux::{Caller, Kernel, NsRef};
 
 use crate::mem;
-use crate::mounts::TREE_DIR;
 use crate::obj::{Body, Key, Object, ProcFile};
 use crate::os;
 use crate::poller::bits;
 use crate::seccomp::Slot;
 use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::path::{Target, classify};
-use crate::sys::{control_msg, socket};
+use crate::sys::{control_msg, socket, tree};
 
 /// Longest value written to a sysctl.
 const MAX_WRITE: usize = 64 << 10;
@@ -170,35 +169,10 @@ fn inject_dir(
     cloexec: bool,
 ) -> Answer {
     let Some(ino) = s.kernel.ns_cookie(ns) else { return Answer::Err(libc::ENOENT) };
-    let dir = format!("{}{TREE_DIR}/{ino}/{path}", s.root);
-    match mirror(&dir, list).and_then(|()| fs::File::open(&dir)) {
-        Ok(f) => inject_plain(s, call, &OwnedFd::from(f), cloexec),
+    match tree::mirror(s.tree.as_fd(), &format!("{ino}/{path}"), list) {
+        Ok(dir) => inject_plain(s, call, &dir, cloexec),
         Err(e) => Answer::Err(os::errno_of(&e)),
     }
-}
-
-/// Makes the directory hold exactly these names.
-fn mirror(dir: &str, list: &[(String, bool)]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    for entry in fs::read_dir(dir)?.flatten() {
-        let known = entry.file_name().to_str().is_some_and(|n| list.iter().any(|(x, _)| x == n));
-        if !known {
-            let _ = if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())
-            } else {
-                fs::remove_file(entry.path())
-            };
-        }
-    }
-    for (name, is_dir) in list {
-        let path = format!("{dir}/{name}");
-        if *is_dir {
-            fs::create_dir_all(path)?;
-        } else if !fs::exists(&path)? {
-            fs::File::create(path)?;
-        }
-    }
-    Ok(())
 }
 
 /// A call on a sysctl opened for writing.
