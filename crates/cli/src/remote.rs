@@ -24,8 +24,18 @@ struct Found {
 impl Found {
     fn connect(&self) -> Result<Client, String> {
         let client = if self.own { Client::here() } else { Client::connect(&self.name).map(Some) };
-        // It answered a moment ago.
-        client.ok().flatten().ok_or_else(|| format!("the stack `{}` has ended", self.name))
+        match client {
+            Ok(Some(client)) if !self.is_silent() => Ok(client),
+            Ok(Some(_)) => Err(HostError::Silent(self.name.clone()).to_string()),
+            Err(e @ HostError::Silent(_)) => Err(e.to_string()),
+            // It answered a moment ago.
+            Ok(None) | Err(_) => Err(format!("the stack `{}` has ended", self.name)),
+        }
+    }
+
+    /// It did not say what it is: it is stopped, or stuck.
+    fn is_silent(&self) -> bool {
+        self.info.is_null()
     }
 
     fn is(&self, wanted: &str) -> bool {
@@ -39,27 +49,36 @@ fn running() -> Result<Vec<Found>, String> {
         return Ok(vec![own]);
     }
     let names = control::sessions().map_err(|e| e.to_string())?;
-    let ask = |name: String| {
-        let info = lines(&Client::connect(&name).ok()?, &["info"]).ok()?.into_iter().next()?;
-        Some(Found { name, info, own: false })
+    // All at once: ten that stand still cost no more than one.
+    let asked: Vec<_> = names.into_iter().map(|name| std::thread::spawn(move || ask(name))).collect();
+    Ok(asked.into_iter().filter_map(|t| t.join().ok().flatten()).collect())
+}
+
+/// What a stack says it is; `Value::Null` when it does not answer, `None` when it has ended.
+fn ask(name: String) -> Option<Found> {
+    let told = Client::connect(&name).and_then(|c| lines(&c, &["info"]));
+    let info = match told {
+        Ok(lines) => lines.into_iter().next()?,
+        Err(HostError::Silent(_)) => Value::Null,
+        Err(_) => return None,
     };
-    Ok(names.into_iter().filter_map(ask).collect())
+    Some(Found { name, info, own: false })
 }
 
 /// The stack the caller runs on, if it does.
 fn own() -> Result<Option<Found>, String> {
     let denied = |e| format!("only root of this stack may ask it ({e})");
     let Some(client) = Client::here().map_err(denied)? else { return Ok(None) };
-    let info = lines(&client, &["info"])?.into_iter().next().unwrap_or_default();
+    let info = lines(&client, &["info"]).map_err(|e| e.to_string())?.into_iter().next().unwrap_or_default();
     let name = info["name"].as_str().unwrap_or_default().to_owned();
     Ok(Some(Found { name, info, own: true }))
 }
 
 /// All lines of an answer.
-fn lines(client: &Client, request: &[&str]) -> Result<Vec<Value>, String> {
-    client.request(request).map_err(|e| e.to_string())?;
+fn lines(client: &Client, request: &[&str]) -> Result<Vec<Value>, HostError> {
+    client.request(request)?;
     let mut text = Vec::new();
-    while let Some(Reply::Data(d)) = client.reply().map_err(|e| e.to_string())? {
+    while let Some(Reply::Data(d)) = client.reply()? {
         text.extend_from_slice(&d);
     }
     Ok(text.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect())
@@ -111,7 +130,7 @@ pub(crate) fn ps(args: &PsArgs) -> Result<u8, String> {
     if args.json {
         let list: Vec<Value> = all
             .iter()
-            .map(|f| json!({"name": f.name, "pid": f.info["pid"], "seconds": age(f), "what": f.info["what"], "namespaces": f.info["namespaces"]}))
+            .map(|f| json!({"name": f.name, "answers": !f.is_silent(), "pid": f.info["pid"], "seconds": age(f), "what": f.info["what"], "namespaces": f.info["namespaces"]}))
             .collect();
         say(&format!("{}\n", Value::Array(list)))?;
         return Ok(0);
@@ -124,6 +143,10 @@ pub(crate) fn ps(args: &PsArgs) -> Result<u8, String> {
     let rows: Vec<Vec<String>> = all
         .iter()
         .map(|f| {
+            if f.is_silent() {
+                let unknown = || "?".to_owned();
+                return vec![f.name.clone(), unknown(), unknown(), unknown(), "does not answer".to_owned()];
+            }
             let ns: Vec<String> = f.info["namespaces"].as_array().into_iter().flatten().map(text).collect();
             vec![
                 f.name.clone(),
@@ -178,7 +201,7 @@ pub(crate) fn drops(args: &DropsArgs) -> Result<u8, String> {
         return explain_drops(args.json);
     }
     let client = choose(args.name.as_deref())?.connect()?;
-    let mut all = lines(&client, &["drops"])?;
+    let mut all = lines(&client, &["drops"]).map_err(|e| e.to_string())?;
     all.sort_by_key(|v| std::cmp::Reverse(v["packets"].as_u64()));
     if args.json {
         say(&format!("{}\n", Value::Array(all)))?;
@@ -226,6 +249,7 @@ pub(crate) fn trace(args: &TraceArgs) -> Result<u8, String> {
     let mut words = vec!["trace"];
     words.extend(args.filter.iter().map(String::as_str));
     client.request(&words).map_err(|e| e.to_string())?;
+    client.wait_for_ever().map_err(|e| e.to_string())?;
     let mut sink = Sink::new(args)?;
     if io::stderr().is_terminal() {
         eprintln!("tracing `{name}`; Ctrl-C ends it");

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Running, can_run, ferronet, repository};
+use common::{Running, can_run, ferronet, repository, run};
 use ferronet_sim::need;
 
 /// Processor time of the command and of what it started that is called as it is, in ticks of 10 ms.
@@ -91,6 +91,49 @@ fn links_in_the_tree() {
 fn families() {
     let said = case("families", &["vsock: Address family not supported by protocol"]);
     assert!(!said.iter().any(|l| l.contains("opened") || l.contains("socket ")), "{said:?}");
+}
+
+/// A session that stands still does not keep others from starting, however often; `ps` names it, and who wants it is told.
+#[test]
+fn a_stopped_session() {
+    if need::program("a_stopped_session", "sh").is_none() || !can_run("a_stopped_session") {
+        return;
+    }
+    let dir = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stopped");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let with = |args: &[&str]| {
+        let mut c = ferronet(args);
+        c.env("XDG_RUNTIME_DIR", &dir);
+        c
+    };
+    let r = Running::start(with(&["run", "--name", "stopped", "--", "sh", "-c", "echo runs; exec sleep 60"]));
+    r.line_with("runs");
+    let signal = |name: &str| {
+        let done = Command::new("kill").args([name, &r.id().to_string()]).status();
+        assert!(done.is_ok_and(|s| s.success()), "kill {name}");
+    };
+    signal("-STOP");
+    // More than the queue of its control socket holds.
+    for _ in 0..20 {
+        let e = run(with(&["run", "--", "true"]));
+        assert_eq!((e.code, e.err.as_str()), (0, ""));
+    }
+    let e = run(with(&["ps"]));
+    assert!(
+        e.out.lines().any(|l| l.trim_start().starts_with("stopped ") && l.contains("does not answer")),
+        "{e:?}"
+    );
+    for args in [
+        &["drops", "--name", "stopped"][..],
+        &["exec", "stopped", "--", "true"],
+        &["trace", "--name", "stopped"],
+    ] {
+        let e = run(with(args));
+        assert!(e.code != 0 && e.err.contains("does not answer"), "{args:?}: {e:?}");
+    }
+    signal("-CONT");
+    let e = run(with(&["ps", "--json"]));
+    assert!(e.out.contains("\"answers\":true"), "{e:?}");
 }
 
 #[test]

@@ -32,6 +32,9 @@ const BACKLOG: usize = 4 << 20;
 /// How long a session that ends takes at most from the end of its programs to that of its sockets, milliseconds.
 const ENDING_MS: i32 = 5000;
 
+/// How long the other end of a conversation may take for one answer, seconds: it does nothing but read its tables.
+const PATIENCE: i64 = 2;
+
 /// What a handler made of a request.
 pub enum Served {
     /// All output is written; the status is the command's exit status.
@@ -117,14 +120,42 @@ fn seqpacket(flags: i32) -> io::Result<OwnedFd> {
     )
 }
 
+/// A connection for a conversation: connect, send and receive all fail with EAGAIN after `PATIENCE`.
 fn connect(path: &std::path::Path) -> Result<OwnedFd> {
     let (a, len) = address(path)?;
     let step = || HostError::step(format!("no session answers at {}", path.display()));
     let fd = seqpacket(0).map_err(step())?;
+    // A connect to a session whose queue is full waits as long as a send does (SO_SNDTIMEO).
+    for timeout in [libc::SO_SNDTIMEO, libc::SO_RCVTIMEO] {
+        set_patience(fd.as_fd(), timeout, PATIENCE).map_err(step())?;
+    }
     // SAFETY: `a` is a valid address of `len` bytes.
     cvt(unsafe { libc::connect(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len) }.into())
-        .map_err(step())?;
+        .map_err(|e| silent(path, e))?;
     Ok(fd)
+}
+
+/// Sets SO_RCVTIMEO or SO_SNDTIMEO; zero waits for ever.
+fn set_patience(fd: BorrowedFd<'_>, name: i32, seconds: i64) -> io::Result<()> {
+    os::setsockopt_raw(fd, libc::SOL_SOCKET, name, &[seconds, 0].map(i64::to_ne_bytes).concat())
+}
+
+/// A conversation with the session at `path` failed: by its end, or because it stands still.
+fn silent(path: &std::path::Path, e: io::Error) -> HostError {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    match e.kind() {
+        io::ErrorKind::WouldBlock => HostError::Silent(name),
+        _ => HostError::step(format!("no session answers at {}", path.display()))(e),
+    }
+}
+
+/// Does somebody listen at `path`? Says so at once, whatever that session does: a start depends on no other session. One whose
+/// queue is full (EAGAIN) stands still, but it is there.
+fn is_taken(path: &std::path::Path) -> bool {
+    let (Ok((a, len)), Ok(fd)) = (address(path), seqpacket(libc::SOCK_NONBLOCK)) else { return false };
+    // SAFETY: `a` is a valid address of `len` bytes.
+    let r = unsafe { libc::connect(fd.as_raw_fd(), std::ptr::from_ref(&a).cast(), len) };
+    r == 0 || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
 }
 
 /// A listening socket at `path` that only its owner may connect to.
@@ -149,12 +180,12 @@ impl Control {
             Some(n) => n.to_owned(),
             None => (1..)
                 .map(|i| format!("net{i}"))
-                .find(|n| connect(&dir.join(format!("{n}.sock"))).is_err())
+                .find(|n| !is_taken(&dir.join(format!("{n}.sock"))))
                 .unwrap_or_default(),
         };
         join::check_name(&name)?;
         let path = dir.join(format!("{name}.sock"));
-        if connect(&path).is_ok() {
+        if is_taken(&path) {
             let source = io::Error::from_raw_os_error(libc::EADDRINUSE);
             return Err(HostError::Step {
                 step: format!("a session named `{name}` is running already"),
@@ -333,7 +364,7 @@ pub fn sessions() -> Result<Vec<String>> {
     for e in fs::read_dir(&dir).map_err(HostError::step("control directory"))?.flatten() {
         let file = e.file_name();
         let Some(name) = file.to_str().and_then(|f| f.strip_suffix(".sock")) else { continue };
-        if connect(&e.path()).is_ok() {
+        if is_taken(&e.path()) {
             out.push(name.to_owned());
         } else {
             let _ = fs::remove_file(e.path());
@@ -356,6 +387,7 @@ pub enum Reply {
 #[derive(Debug)]
 pub struct Client {
     fd: OwnedFd,
+    name: String,
 }
 
 impl Client {
@@ -365,7 +397,7 @@ impl Client {
     /// When there is none.
     pub fn connect(name: &str) -> Result<Self> {
         join::check_name(name)?;
-        connect(&directory()?.join(format!("{name}.sock"))).map(|fd| Self { fd })
+        connect(&directory()?.join(format!("{name}.sock"))).map(|fd| Self { fd, name: name.into() })
     }
 
     /// Connects to the session that the caller runs in; `None` when it runs in none.
@@ -374,7 +406,7 @@ impl Client {
     /// When the caller may not (only root inside may).
     pub fn here() -> Result<Option<Self>> {
         match fs::exists(INSIDE) {
-            Ok(true) => connect(INSIDE.as_ref()).map(|fd| Some(Self { fd })),
+            Ok(true) => connect(INSIDE.as_ref()).map(|fd| Some(Self { fd, name: "this stack".into() })),
             _ => Ok(None),
         }
     }
@@ -393,11 +425,26 @@ impl Client {
     fn joined(&self) -> Result<Namespaces> {
         let mut buf = [0; 16];
         let (_, fds) =
-            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
+            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(|e| self.failed("the session's answer", e))?;
         let Ok([user, mnt, pid, net, root]) = <[OwnedFd; 5]>::try_from(fds) else {
             return Err(HostError::SandboxDied);
         };
         Ok(Namespaces { user, mnt, pid, net, root })
+    }
+
+    fn failed(&self, step: &str, e: io::Error) -> HostError {
+        match e.kind() {
+            io::ErrorKind::WouldBlock => HostError::Silent(self.name.clone()),
+            _ => HostError::step(step)(e),
+        }
+    }
+
+    /// From now on an answer may take as long as it likes: a stream of output has no end.
+    ///
+    /// # Errors
+    /// When the socket refuses.
+    pub fn wait_for_ever(&self) -> Result<()> {
+        set_patience(self.fd.as_fd(), libc::SO_RCVTIMEO, 0).map_err(HostError::step("the session's socket"))
     }
 
     /// Sends a request of words without NUL bytes.
@@ -414,17 +461,17 @@ impl Client {
             m.extend_from_slice(w.as_bytes());
             m.push(0);
         }
-        send_fds(self.fd.as_fd(), &m, fds).map_err(HostError::step("asking the session"))
+        send_fds(self.fd.as_fd(), &m, fds).map_err(|e| self.failed("asking the session", e))
     }
 
     /// Waits for the next answer; `None` when the session is gone.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// When the socket fails; [`HostError::Silent`] when the session does not answer.
     pub fn reply(&self) -> Result<Option<Reply>> {
         let mut buf = vec![0; MAX];
         let (n, _) =
-            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(HostError::step("the session's answer"))?;
+            recv_fds(self.fd.as_fd(), &mut buf, 0).map_err(|e| self.failed("the session's answer", e))?;
         buf.truncate(n);
         Ok(match buf.split_first() {
             None => None,

@@ -59,6 +59,12 @@ pub enum HostError {
     /// The stack that a program was started on from outside has ended, and the program with it.
     #[error("the stack has ended, and the program with it")]
     StackEnded,
+    /// A session is there and does nothing: stopped, or stuck.
+    #[error("the stack `{0}` does not answer; is it stopped? (`kill -CONT` lets it go on)")]
+    Silent(String),
+    /// A signal ended the start.
+    #[error("ended by signal {0}")]
+    Interrupted(i32),
     /// An operation of the running stack answered with an error number.
     #[error("{what}: {source}")]
     Stack {
@@ -92,6 +98,7 @@ impl HostError {
         match self {
             Self::Exec { source, .. } if source.raw_os_error() == Some(libc::ENOENT) => 127,
             Self::Exec { .. } => 126,
+            Self::Interrupted(signal) => 128 + signal,
             _ => 125,
         }
     }

@@ -9,10 +9,13 @@ use std::path::PathBuf;
 use crate::error::{HostError, Result};
 use crate::os::{cvt, errno_of, recv_fds, send_fds};
 use crate::sandbox::Namespaces;
-use crate::{mounts, os, seccomp};
+use crate::{mounts, os, seccomp, signals};
 
 /// Message sockets are injected at or above this number, so that the filter can tell them by number; below 1024 for select(2).
 pub const FD_BASE: u32 = 512;
+
+/// How soon a signal ends a start that waits, milliseconds.
+const INTERRUPTIBLE: i32 = 50;
 
 /// Which network namespace a program starts in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,6 +156,10 @@ pub fn spawn(ns: &Namespaces, cmd: &Command) -> Result<Child> {
     }
     drop(theirs);
     let out = collect(&ours, cmd);
+    if matches!(out, Err(HostError::Interrupted(_))) {
+        // SAFETY: the helper was not reaped yet; what it started dies with the sandbox, which its starter gives up.
+        unsafe { libc::kill(helper_pid as libc::pid_t, libc::SIGKILL) };
+    }
     // SAFETY: reaps the helper, which has exited or is about to.
     unsafe { libc::waitpid(helper_pid as libc::pid_t, std::ptr::null_mut(), 0) };
     out
@@ -178,6 +185,12 @@ fn collect(link: &OwnedFd, cmd: &Command) -> Result<Child> {
     let (mut pid, mut listener, mut failure) = (None, None, None);
     let mut buf = [0u8; 256];
     loop {
+        // What is executed may lie on a file system that does not answer. The supervisor blocks the signals that end it.
+        while !os::readable_within(link.as_fd(), INTERRUPTIBLE) {
+            if let Some(signal) = signals::pending_end() {
+                return Err(HostError::Interrupted(signal));
+            }
+        }
         let (n, mut fds) = recv_fds(link.as_fd(), &mut buf, 0).map_err(lost)?;
         match buf.get(..n).and_then(<[u8]>::split_first) {
             None => break,

@@ -14,6 +14,19 @@ pub(crate) struct Arrived {
     pub(crate) by_process: bool,
 }
 
+/// Signals that ask the supervisor to end.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// A blocked signal that asks this process to end and waits to be read.
+pub(crate) fn pending_end() -> Option<i32> {
+    // SAFETY: the set is written by sigpending before it is read.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigpending(&mut set);
+        ENDING.into_iter().find(|s| libc::sigismember(&set, *s) == 1)
+    }
+}
+
 /// A signalfd for the signals the supervisor handles; they stay blocked for the life of the process.
 pub(crate) struct Signals {
     fd: OwnedFd,
@@ -25,7 +38,7 @@ impl Signals {
         unsafe {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&mut set);
-            for s in [libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+            for s in ENDING.into_iter().chain([libc::SIGCHLD]) {
                 libc::sigaddset(&mut set, s);
             }
             cvt(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()).into())?;
