@@ -59,7 +59,8 @@ impl Capture {
         self.known = self.names.read(kernel);
         for ns in new {
             let mut none = |_: NsRef| None;
-            let mut caller = Caller { ns, pid: 0, uid: 0, resolve_ns: &mut none };
+            let mut caller =
+                Caller { ns, pid: 0, uid: 0, caps: &ferronet_linux::Caps::all, resolve_ns: &mut none };
             if let Ok(s) = kernel.socket(&mut caller, af::PACKET, sock_type::RAW, ETH_P_ALL) {
                 let _ =
                     kernel.setsockopt(&mut caller, s, (SOL_SOCKET, SO_RCVBUFFORCE), &BUFFER.to_ne_bytes());

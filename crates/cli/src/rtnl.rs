@@ -27,7 +27,7 @@ pub(crate) struct Rtnl<'a> {
 /// Runs `f` as root of a namespace.
 fn call<T>(kernel: &mut Kernel, ns: NsId, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T) -> T {
     let mut none = |_: NsRef| None;
-    f(kernel, &mut Caller { ns, pid: 0, uid: 0, resolve_ns: &mut none })
+    f(kernel, &mut Caller { ns, pid: 0, uid: 0, caps: &ferronet_linux::Caps::all, resolve_ns: &mut none })
 }
 
 impl<'a> Rtnl<'a> {

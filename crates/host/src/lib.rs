@@ -9,6 +9,7 @@
 mod awake;
 mod bpf;
 mod bufs;
+mod caps;
 mod connect;
 pub mod control;
 mod dev;

@@ -84,6 +84,7 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_readlinkat,
     libc::SYS_setns,
     libc::SYS_unshare,
+    libc::SYS_capset,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     #[cfg(target_arch = "x86_64")]

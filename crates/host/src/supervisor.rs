@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ferronet_core::Instant;
 use ferronet_core::{Errno, NsId};
-use ferronet_linux::{Caller, Kernel, NsRef, Ready, SockId};
+use ferronet_linux::{Caller, Caps, Kernel, NsRef, Ready, SockId};
 
 use crate::awake::Awake;
 use crate::error::{HostError, Result};
@@ -539,20 +539,23 @@ impl Supervisor {
         ns: NsId,
         f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T,
     ) -> T {
-        let Self { kernel, tasks, watch, .. } = self;
+        let Self { kernel, tasks, watch, now_ns, .. } = self;
+        let (tasks, now) = (std::cell::RefCell::new(tasks), *now_ns);
+        let caps = || tasks.borrow_mut().caps(tid, now);
         let mut resolve = |r: NsRef| -> Option<u64> {
-            let (ino, fd) = sys::nsref::open(tasks, tid, r)?;
+            let (ino, fd) = sys::nsref::open(&mut tasks.borrow_mut(), tid, r)?;
             watch.watch(fd.as_fd(), ino);
             Some(ino)
         };
-        let mut caller = Caller { ns, pid, uid, resolve_ns: &mut resolve };
+        let mut caller = Caller { ns, pid, uid, caps: &caps, resolve_ns: &mut resolve };
         f(kernel, &mut caller)
     }
 
     /// Runs `f` as the edge itself, root of the first namespace.
     pub(crate) fn as_edge<T>(&mut self, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T) -> T {
         let mut none = |_: NsRef| None;
-        let mut caller = Caller { ns: self.first_ns, pid: 0, uid: 0, resolve_ns: &mut none };
+        let mut caller =
+            Caller { ns: self.first_ns, pid: 0, uid: 0, caps: &Caps::all, resolve_ns: &mut none };
         f(&mut self.kernel, &mut caller)
     }
 

@@ -6,6 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use ferronet_linux::Caps;
+
+use crate::caps;
 use crate::os::{cvt, cvt_fd, errno_of, inode, is_spare};
 
 /// PIDFD_GET_NET_NAMESPACE (linux/pidfd.h, 6.11).
@@ -23,7 +26,13 @@ struct Task {
     net: Option<u64>,
     /// (process id, effective user id), both as seen outside.
     info: Option<(u32, u32)>,
+    /// What `caps` found, for which effective user, and when.
+    caps: Option<(Caps, u32, u64)>,
 }
+
+/// How long capabilities are believed to be what they were, nanoseconds. What changes them is seen (capset, setns, unshare, a
+/// change of the user, the first file that a dynamic program opens), except the execution of a static one.
+const BELIEVED: u64 = 100_000_000;
 
 /// Cache of threads by thread id.
 #[derive(Default)]
@@ -70,12 +79,35 @@ impl Tasks {
             if self.map.len() >= CACHED || is_spare(pidfd.as_fd()) {
                 self.map.clear();
             }
-            self.map.insert(tid, Task { pidfd, net: None, info: None });
+            self.map.insert(tid, Task { pidfd, net: None, info: None, caps: None });
         }
         self.map.get_mut(&tid).ok_or(libc::ESRCH)
     }
 
-    /// Forgets a thread's network namespace: it is about to call setns or unshare.
+    /// Forgets what a thread may do: it may have executed a program.
+    pub(crate) fn forget_caps(&mut self, tid: u32) {
+        if let Some(t) = self.map.get_mut(&tid) {
+            t.caps = None;
+        }
+    }
+
+    /// The thread's effective capabilities in the user namespace that owns its network namespace.
+    pub(crate) fn caps(&mut self, tid: u32, now_ns: u64) -> Caps {
+        self.who(tid);
+        let Ok(task) = self.task(tid) else { return Caps::empty() };
+        let uid = task.info.map_or(u32::MAX, |(_, uid)| uid);
+        if let Some((caps, of, at)) = task.caps
+            && of == uid
+            && now_ns.saturating_sub(at) < BELIEVED
+        {
+            return caps;
+        }
+        let caps = caps::effective(tid, uid).unwrap_or_default();
+        task.caps = Some((caps, uid, now_ns));
+        caps
+    }
+
+    /// Forgets a thread's namespaces and capabilities: it is about to call setns, unshare or capset.
     pub(crate) fn forget_net(&mut self, tid: u32) {
         self.map.remove(&tid);
     }

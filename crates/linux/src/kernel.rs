@@ -56,17 +56,40 @@ pub enum NsRef {
     Pid(u32),
 }
 
+bitflags::bitflags! {
+    /// Capabilities that the network looks at: bits as in `CapEff` of /proc/PID/status (linux/capability.h).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Caps: u64 {
+        /// `CAP_NET_BIND_SERVICE`: ports below `ip_unprivileged_port_start`.
+        const NET_BIND_SERVICE = 1 << 10;
+        /// `CAP_NET_ADMIN`: changes of the namespace.
+        const NET_ADMIN = 1 << 12;
+        /// `CAP_NET_RAW`: raw and packet sockets.
+        const NET_RAW = 1 << 13;
+    }
+}
+
 /// Who makes a call.
 pub struct Caller<'a> {
     /// Network namespace of the calling thread.
     pub ns: NsId,
     /// Process id.
     pub pid: u32,
-    /// User id, as the program sees it.
+    /// Effective user id, as the program sees it.
     pub uid: u32,
+    /// The effective capabilities of the calling thread in the user namespace that owns `ns`. Called only where one is
+    /// needed, since asking costs the edge more than the rest of most calls.
+    pub caps: &'a dyn Fn() -> Caps,
     /// Finds the namespace that a descriptor or process stands for: its cookie, as for [`Kernel::ns_create`]. Call it
     /// through [`Kernel::ns_resolve`], which makes a namespace that was never seen before.
     pub resolve_ns: &'a mut dyn FnMut(NsRef) -> Option<u64>,
+}
+
+impl Caller<'_> {
+    /// `ns_capable` in the user namespace of the network namespace.
+    pub(crate) fn capable(&self, cap: Caps) -> bool {
+        (self.caps)().contains(cap)
+    }
 }
 
 /// Arguments of `sendmsg`.

@@ -11,4 +11,6 @@ pub mod socket;
 
 pub use ferronet_stack::sock::packet::RxRing;
 pub use ferronet_stack::tcp::EdgeQueues;
-pub use kernel::{BackendDev, Caller, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId};
+pub use kernel::{
+    BackendDev, Caller, Caps, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId,
+};

@@ -142,7 +142,7 @@ impl Net {
     /// Calls `f` with the kernel and a caller in `ns` (uid 0).
     pub fn call<R>(&mut self, ns: NsId, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> R) -> R {
         let mut resolve = |_: NsRef| None;
-        let mut c = Caller { ns, pid: 1, uid: 0, resolve_ns: &mut resolve };
+        let mut c = Caller { ns, pid: 1, uid: 0, caps: &ferronet_linux::Caps::all, resolve_ns: &mut resolve };
         f(&mut self.kernel, &mut c)
     }
 

@@ -34,7 +34,16 @@ impl Ours {
     }
     fn call<R>(&mut self, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> R) -> R {
         let mut none = |_| None;
-        f(&mut self.k, &mut Caller { ns: self.ns, pid: 1, uid: 0, resolve_ns: &mut none })
+        f(
+            &mut self.k,
+            &mut Caller {
+                ns: self.ns,
+                pid: 1,
+                uid: 0,
+                caps: &ferronet_linux::Caps::all,
+                resolve_ns: &mut none,
+            },
+        )
     }
     /// Lets `ms` of time pass.
     fn run(&mut self, ms: u64) {

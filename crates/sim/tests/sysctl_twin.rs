@@ -140,7 +140,7 @@ fn walk_real(root: &Path, rel: &str, out: &mut BTreeMap<String, Seen>) {
 
 fn call<R>(k: &mut Kernel, ns: NsId, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> R) -> R {
     let mut none = |_| None;
-    f(k, &mut Caller { ns, pid: 1, uid: 0, resolve_ns: &mut none })
+    f(k, &mut Caller { ns, pid: 1, uid: 0, caps: &ferronet_linux::Caps::all, resolve_ns: &mut none })
 }
 
 fn read_ours(k: &mut Kernel, ns: NsId, path: &str) -> Answer {

@@ -155,6 +155,19 @@ fn twin_script(name: &str) -> String {
 ///
 /// `unshare` makes the namespace, with a user namespace around it when this is not root. Returns what was printed.
 pub(crate) fn twin(test: &str, script: &str) -> Option<String> {
+    twin_in(test, script, "-Urn")
+}
+
+/// As `twin`, for root: the script becomes other users too, who exist in no user namespace that `unshare` makes.
+pub(crate) fn twin_of_root(test: &str, script: &str) -> Option<String> {
+    if !ferronet_sim::need::root(test) {
+        return None;
+    }
+    twin_in(test, script, "-n")
+}
+
+/// `unshare` with these flags makes the kernel's namespace.
+fn twin_in(test: &str, script: &str, flags: &str) -> Option<String> {
     for n in ["python3", "unshare", "ip", "ss", "sysctl"] {
         ferronet_sim::need::program(test, n)?;
     }
@@ -163,7 +176,7 @@ pub(crate) fn twin(test: &str, script: &str) -> Option<String> {
     }
     let script = twin_script(script);
     let mut kernel = Command::new("unshare");
-    kernel.args(["-Urn", "python3", &script]).stdin(Stdio::null());
+    kernel.args([flags, "python3", &script]).stdin(Stdio::null());
     let (real, ours) = (run(kernel), run(ferronet(&["run", "--", "python3", &script])));
     assert_eq!((real.code, ours.code), (0, 0), "\nkernel: {}\nferronet: {}{}", real.err, ours.out, ours.err);
     assert_same(&real.out, &ours.out);

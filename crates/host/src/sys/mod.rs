@@ -62,7 +62,11 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
     let nr = call.n.nr;
     match nr {
         libc::SYS_socket => socket::socket(s, call),
-        libc::SYS_openat | libc::SYS_openat2 => procfs::open(s, call),
+        libc::SYS_openat | libc::SYS_openat2 => {
+            // A program that was just executed begins so (its loader), and may have other capabilities than the one before.
+            s.tasks.forget_caps(call.n.tid);
+            procfs::open(s, call)
+        }
         libc::SYS_newfstatat
         | libc::SYS_statx
         | libc::SYS_faccessat
@@ -72,7 +76,7 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
         libc::SYS_open => procfs::open(s, call),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_stat | libc::SYS_lstat | libc::SYS_access | libc::SYS_readlink => stat::stat(s, call),
-        libc::SYS_setns | libc::SYS_unshare => {
+        libc::SYS_setns | libc::SYS_unshare | libc::SYS_capset => {
             s.tasks.forget_net(call.n.tid);
             Answer::Continue
         }

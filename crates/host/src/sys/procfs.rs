@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ferronet_core::NsId;
-use ferronet_linux::{Caller, Kernel, NsRef};
+use ferronet_linux::{Caller, Caps, Kernel, NsRef};
 
 use crate::mem;
 use crate::obj::{Body, Key, Object, ProcFile};
@@ -97,7 +97,9 @@ fn open_sys(s: &mut Supervisor, call: &Call, ns: NsId, path: String, flags: i32)
     if !exists(s, call, ns, &path) {
         return Answer::Err(libc::ENOENT);
     }
-    if s.tasks.who(call.n.tid).1 != 0 {
+    // As when it is written (net_ctl_permissions).
+    let (tid, now) = (call.n.tid, s.now_ns);
+    if s.tasks.who(tid).1 != 0 && !s.tasks.caps(tid, now).contains(Caps::NET_ADMIN) {
         return Answer::Err(libc::EACCES);
     }
     // A high number, so that write() is served here and a bad value can be refused.
@@ -236,7 +238,7 @@ impl Supervisor {
 
     fn edge_in<T>(&mut self, ns: NsId, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> T) -> T {
         let mut none = |_: NsRef| None;
-        let mut caller = Caller { ns, pid: 0, uid: 0, resolve_ns: &mut none };
+        let mut caller = Caller { ns, pid: 0, uid: 0, caps: &Caps::all, resolve_ns: &mut none };
         f(&mut self.kernel, &mut caller)
     }
 }

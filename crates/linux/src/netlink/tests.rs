@@ -32,7 +32,8 @@ impl Net {
     }
     fn with<R>(&mut self, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> R) -> R {
         let mut resolve = |r: NsRef| (r == NsRef::Fd(5)).then_some(200);
-        let mut c = Caller { ns: self.ns, pid: 42, uid: 0, resolve_ns: &mut resolve };
+        let mut c =
+            Caller { ns: self.ns, pid: 42, uid: 0, caps: &crate::Caps::all, resolve_ns: &mut resolve };
         f(&mut self.k, &mut c)
     }
     fn open(&mut self, proto: i32) -> SockId {
@@ -254,7 +255,7 @@ fn programs_without_privilege_only_look() {
     let mut n = Net::new();
     let s = n.open(0);
     let mut resolve = |_: NsRef| None;
-    let mut c = Caller { ns: n.ns, pid: 42, uid: 1000, resolve_ns: &mut resolve };
+    let mut c = Caller { ns: n.ns, pid: 42, uid: 1000, caps: &crate::Caps::empty, resolve_ns: &mut resolve };
     let m = veth("v0", "v1", None).finish();
     n.k.sendmsg(&mut c, s, SendMsg { name: &[], data: m.into(), control: &[], flags: 0 }).expect("sent");
     let got = n.recv(s);

@@ -18,7 +18,7 @@ use ferronet_core::{Errno, NsId};
 use ferronet_stack::Namespace;
 use ferronet_stack::sysctl::Node;
 
-use crate::kernel::{Caller, Kernel};
+use crate::kernel::{Caller, Caps, Kernel};
 
 /// What `stat(2)` says about a file below `/proc`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +134,7 @@ impl Kernel {
             Err(sys) => {
                 let node = ns.sysctl_node(sys).ok_or(Errno::ENOENT)?;
                 let mode = ns.sysctl_mode(node);
-                if node != Node::Dir && mode & (if c.uid == 0 { 0o400 } else { 0o004 }) == 0 {
+                if node != Node::Dir && mode & (if owns_sysctls(c) { 0o400 } else { 0o004 }) == 0 {
                     return Err(Errno::EACCES);
                 }
                 ns.sysctl_read(node).map(String::into_bytes)
@@ -208,7 +208,7 @@ impl Kernel {
             Err(sys) => {
                 let ns = self.world.ns(c.ns).ok_or(Errno::ENOENT)?;
                 let node = ns.sysctl_node(sys).ok_or(Errno::ENOENT)?;
-                if node != Node::Dir && c.uid != 0 {
+                if node != Node::Dir && !owns_sysctls(c) {
                     return Err(Errno::EACCES);
                 }
                 self.world.sysctl_write(c.ns, sys, data)?;
@@ -216,6 +216,11 @@ impl Kernel {
             }
         }
     }
+}
+
+/// `net_ctl_permissions`: whom the owner's bits of a file are for.
+fn owns_sysctls(c: &Caller<'_>) -> bool {
+    c.uid == 0 || c.capable(Caps::NET_ADMIN)
 }
 
 /// What `ferronet sysctl --explain` says about one file.

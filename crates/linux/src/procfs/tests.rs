@@ -18,7 +18,8 @@ fn kernel() -> (Kernel, NsId) {
 
 fn with<R>(k: &mut Kernel, ns: NsId, uid: u32, f: impl FnOnce(&mut Kernel, &mut Caller<'_>) -> R) -> R {
     let mut none = |_| None;
-    let mut c = Caller { ns, pid: 1, uid, resolve_ns: &mut none };
+    let caps = move || if uid == 0 { crate::Caps::all() } else { crate::Caps::empty() };
+    let mut c = Caller { ns, pid: 1, uid, caps: &caps, resolve_ns: &mut none };
     f(k, &mut c)
 }
 

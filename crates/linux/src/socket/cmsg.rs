@@ -133,11 +133,11 @@ pub(super) enum Speaks {
 pub(super) fn send_opts(
     control: &[u8],
     speaks: Speaks,
-    privileged: bool,
+    caps: &dyn Fn() -> crate::Caps,
     m: &mut MsgOpts,
 ) -> Result<(), Errno> {
     parse(control, &mut |c| match c.level {
-        SOL_SOCKET => sock_cmsg_send(&c, privileged, m),
+        SOL_SOCKET => sock_cmsg_send(&c, caps, m),
         SOL_UDP => udp_cmsg_send(&c, m),
         SOL_IP if speaks != Speaks::Ip6 => ip_cmsg_send(&c, m),
         SOL_IPV6 if speaks == Speaks::Ip6 => ip6_cmsg_send(&c, m),
@@ -152,9 +152,9 @@ pub(super) fn send_opts(
 }
 
 /// `__sock_cmsg_send`.
-fn sock_cmsg_send(c: &Cmsg<'_>, privileged: bool, m: &mut MsgOpts) -> Result<(), Errno> {
+fn sock_cmsg_send(c: &Cmsg<'_>, caps: &dyn Fn() -> crate::Caps, m: &mut MsgOpts) -> Result<(), Errno> {
     match c.kind {
-        36 if !privileged => return Err(Errno::EPERM),
+        36 if !caps().intersects(crate::Caps::NET_RAW | crate::Caps::NET_ADMIN) => return Err(Errno::EPERM),
         36 => m.mark = Some(c.int()? as u32),
         12 => m.priority = Some(c.int()? as u32),
         // SCM_RIGHTS, SCM_CREDENTIALS; SO_TIMESTAMPING, SCM_TXTIME: accepted, no effect.

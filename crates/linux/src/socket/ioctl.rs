@@ -10,7 +10,7 @@ use ferronet_stack::{Namespace, tcp};
 use ferronet_wire::MacAddr;
 
 use super::addr;
-use crate::kernel::{Caller, Kernel, SockId, af};
+use crate::kernel::{Caller, Caps, Kernel, SockId, af};
 
 /// Bytes of `struct ifreq`, and where its union begins.
 const IFREQ: usize = 40;
@@ -165,7 +165,7 @@ impl Kernel {
             }
             0x8914..=0x8943 => {
                 let r = Ifreq::parse(arg)?;
-                if c.uid != 0 {
+                if !c.capable(Caps::NET_ADMIN) {
                     return Err(Errno::EPERM);
                 }
                 self.set_ifreq(ns_id, cmd, &r)?;

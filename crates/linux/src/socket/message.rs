@@ -14,7 +14,7 @@ use ferronet_wire::{EthHdr, Ipv4Hdr, Ipv6Hdr, UdpHdr};
 use slotmap::Key;
 
 use super::{InetSock, addr, cmsg};
-use crate::kernel::{Caller, File, Kernel, Received, RecvReq, SendMsg, SockId, af, sock_type};
+use crate::kernel::{Caller, Caps, File, Kernel, Received, RecvReq, SendMsg, SockId, af, sock_type};
 
 const MSG_OOB: i32 = 1;
 const MSG_PEEK: i32 = 2;
@@ -71,11 +71,11 @@ pub(super) fn print_ll(protocol: u16, dev: IfIndex, hatype: u16, kind: u8, mac: 
 ///
 /// # Errors
 /// `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`, `EPERM`, `EACCES`.
-fn choose(ns: &Namespace, uid: u32, family: i32, ty: i32, proto: i32) -> Result<(Proto, u8), Errno> {
+fn choose(ns: &Namespace, c: &Caller<'_>, family: i32, ty: i32, proto: i32) -> Result<(Proto, u8), Errno> {
     let v6 = family == af::INET6;
     if family == af::PACKET {
         return match ty {
-            _ if uid != 0 => Err(Errno::EPERM),
+            _ if !c.capable(Caps::NET_RAW) => Err(Errno::EPERM),
             sock_type::RAW | sock_type::DGRAM => {
                 let s = packet::PacketSock::new(ty == sock_type::DGRAM);
                 Ok((Proto::Packet(Box::new(s)), 0))
@@ -102,7 +102,7 @@ fn choose(ns: &Namespace, uid: u32, family: i32, ty: i32, proto: i32) -> Result<
             }
             Ok((Proto::Ping(Box::default()), icmp as u8))
         }
-        (sock_type::RAW, 1..=255) if uid != 0 => Err(Errno::EPERM),
+        (sock_type::RAW, 1..=255) if !c.capable(Caps::NET_RAW) => Err(Errno::EPERM),
         (sock_type::RAW, 1..=255) => {
             let checksum = (v6 && proto == icmp).then_some(raw::ICMPV6_CHECKSUM_AT);
             Ok((Proto::Raw(Box::new(raw::RawSock { checksum, ..Default::default() })), proto as u8))
@@ -129,7 +129,7 @@ impl Kernel {
         proto: i32,
     ) -> Result<(File, i32), Errno> {
         let ns = self.world.ns_mut(c.ns).ok_or(Errno::ENXIO)?;
-        let (part, protocol) = choose(ns, c.uid, family, ty, proto)?;
+        let (part, protocol) = choose(ns, c, family, ty, proto)?;
         let is_packet = family == af::PACKET;
         let new = NewSock { family: family as u8, protocol, uid: c.uid, token: id.data().as_ffi() };
         let key = sock::create(ns, new, part)?;
@@ -238,7 +238,7 @@ impl Kernel {
             (af::INET6, _) => cmsg::Speaks::Ip6,
             (_, _) => cmsg::Speaks::Ip,
         };
-        cmsg::send_opts(m.control, speaks, c.uid == 0, &mut o)?;
+        cmsg::send_opts(m.control, speaks, c.caps, &mut o)?;
         match &x.proto {
             Proto::Udp(_) => udp::sendmsg(ns, key, dest, m.data, &o),
             Proto::Raw(_) => raw::sendmsg(ns, key, dest, m.data, &o),

@@ -20,7 +20,7 @@ use tcp::user::SendHow;
 use crate::netlink::{self, NetlinkSock};
 
 use crate::kernel::{
-    Caller, File, Kernel, OpenFile, Ready, Received, RecvReq, SendMsg, SockId, af, sock_type,
+    Caller, Caps, File, Kernel, OpenFile, Ready, Received, RecvReq, SendMsg, SockId, af, sock_type,
 };
 
 /// An internet or packet socket: its name in the namespace.
@@ -114,7 +114,6 @@ impl Kernel {
             return netlink::bind(self, c, s, addr);
         }
         let family = self.files.get(s).ok_or(Errno::EBADF)?.family;
-        let privileged = c.uid == 0;
         if let Some(()) = self.bind_portless(s, addr)? {
             return Ok(());
         }
@@ -138,7 +137,13 @@ impl Kernel {
         if link_local && common.bound_dev.is_none() {
             return Err(Errno::EINVAL);
         }
-        ports::bind(ns, key, a.addr, a.port, privileged)
+        // inet_bind asks for CAP_NET_BIND_SERVICE only when the port needs it (EACCES).
+        match ports::bind(ns, key, a.addr, a.port, false) {
+            Err(Errno::EACCES) if c.capable(Caps::NET_BIND_SERVICE) => {
+                ports::bind(ns, key, a.addr, a.port, true)
+            }
+            r => r,
+        }
     }
 
     /// `connect(2)`: TCP returns `EINPROGRESS`, then `EALREADY`, then 0 once, then `EISCONN`.

@@ -244,7 +244,7 @@ pub(super) fn get(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let net = r.kernel.world.ns(r.ns).ok_or(Errno::ENOENT)?;
     let all = all_rows(net, q.protocol).ok_or(Errno::ENOENT)?;
     let row = pick(&q, &all).ok_or(Errno::ENOENT)?;
-    let m = fill(net, row, &q, r.answer(SOCK_DIAG_BY_FAMILY, 0), r.caller.uid == 0);
+    let m = fill(net, row, &q, r.answer(SOCK_DIAG_BY_FAMILY, 0), r.caller.capable(crate::Caps::NET_ADMIN));
     r.replies.push(m);
     Ok(())
 }
@@ -257,7 +257,7 @@ fn pick<'a>(q: &Query, all: &'a [Row]) -> Option<&'a Row> {
 
 /// `ss -K` (`SOCK_DESTROY`, `tcp_diag_destroy`, `udp_diag_destroy`).
 pub(super) fn destroy(r: &mut Req<'_, '_>) -> Result<(), Errno> {
-    if r.caller.uid != 0 {
+    if !r.caller.capable(crate::Caps::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
     let q = read(r)?;
@@ -290,7 +290,7 @@ pub(super) fn dump(r: &mut Req<'_, '_>) -> Result<(), Errno> {
         return Ok(());
     };
     let keep: Vec<Row> = all.into_iter().filter(|x| q.fits(x)).collect();
-    let admin = r.caller.uid == 0;
+    let admin = r.caller.capable(crate::Caps::NET_ADMIN);
     r.start(DiagDump { ns: r.ns, rows: keep, done: 0, q, admin });
     Ok(())
 }

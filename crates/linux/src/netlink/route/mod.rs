@@ -90,7 +90,7 @@ pub(super) fn rcv_msg(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     }
     let Some(&pf) = r.body().first() else { return Ok(()) };
     let get = r.hdr.ty & 3 == 2;
-    if !get && r.caller.uid != 0 {
+    if !get && !r.caller.capable(crate::Caps::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
     if get && r.hdr.flags & nlm_f::DUMP != 0 {

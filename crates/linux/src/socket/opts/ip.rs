@@ -99,7 +99,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         42 | 45 => return group_req(ns, w, name == 42, val),
         32 => return multicast_if(ns, w, val),
         15 => return set_flag(ns, w.key, SockFlags::FREEBIND, v != 0),
-        19 if v != 0 && !w.privileged => return Err(Errno::EPERM),
+        19 if v != 0 && !w.raw_or_admin() => return Err(Errno::EPERM),
         19 => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
         3 if w.ty != sock_type::RAW => return Err(Errno::ENOPROTOOPT),
         3 => return set_flag(ns, w.key, SockFlags::HDRINCL, v != 0),

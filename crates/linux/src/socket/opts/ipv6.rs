@@ -104,7 +104,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             }
             return set_bind_flag(ns, w.key, SockFlags::V6ONLY, v != 0);
         }
-        75 if v != 0 && !w.privileged => return Err(Errno::EPERM),
+        75 if v != 0 && !w.raw_or_admin() => return Err(Errno::EPERM),
         75 => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
         17 | 76 => {
             let dev = if name == 76 { u32::from_be(v as u32) } else { v as u32 };

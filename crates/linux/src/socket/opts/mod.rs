@@ -12,7 +12,7 @@ use ferronet_stack::Namespace;
 use ferronet_stack::sock::{Proto, SockFlags, SockKey, ports};
 
 use super::cmsg::{SOL_IP, SOL_IPV6, SOL_PACKET, SOL_SOCKET, SOL_UDP};
-use crate::kernel::{Caller, Kernel, SockId, af, sock_type};
+use crate::kernel::{Caller, Caps, Kernel, SockId, af, sock_type};
 
 const SOL_TCP: i32 = 6;
 const SOL_ICMPV6: i32 = 58;
@@ -25,11 +25,15 @@ struct Who {
     family: i32,
     ty: i32,
     proto: i32,
-    /// `CAP_NET_ADMIN`, `CAP_NET_RAW`: uid 0 inside.
-    privileged: bool,
+    /// The caller's capabilities, as far as they were asked for.
+    caps: Caps,
 }
 
 impl Who {
+    /// `sk_mark` and its kind: either of the two will do (`sockopt_ns_capable`).
+    fn raw_or_admin(self) -> bool {
+        self.caps.intersects(Caps::NET_RAW | Caps::NET_ADMIN)
+    }
     fn v6(self) -> bool {
         self.family == af::INET6
     }
@@ -80,15 +84,15 @@ fn flag(ns: &Namespace, key: SockKey, f: SockFlags) -> Result<Vec<u8>, Errno> {
 }
 
 impl Kernel {
-    fn who(&self, s: SockId, privileged: bool) -> Result<Who, Errno> {
+    fn who(&self, s: SockId, caps: Caps) -> Result<Who, Errno> {
         let f = self.files.get(s).ok_or(Errno::EBADF)?;
         let (_, key) = self.inet_ref(s)?;
-        Ok(Who { key, family: f.family, ty: f.ty, proto: f.proto, privileged })
+        Ok(Who { key, family: f.family, ty: f.ty, proto: f.proto, caps })
     }
 
     /// `getsockopt(2)` of internet and packet sockets.
     pub(super) fn get_opt(&mut self, s: SockId, level: i32, name: i32, len: usize) -> Result<Vec<u8>, Errno> {
-        let w = self.who(s, true)?;
+        let w = self.who(s, Caps::empty())?;
         let (ns, _) = self.inet(s)?;
         let v = match level {
             // SO_NETNS_COOKIE must be asked for exactly.
@@ -118,7 +122,21 @@ impl Kernel {
         (level, name): (i32, i32),
         val: &[u8],
     ) -> Result<(), Errno> {
-        let w = self.who(s, c.uid == 0)?;
+        // Few options need a capability, and asking is dear: it is done when one says EPERM without. None has an effect then.
+        match self.set_opt_with(Caps::empty(), s, (level, name), val) {
+            Err(Errno::EPERM) => self.set_opt_with((c.caps)(), s, (level, name), val),
+            r => r,
+        }
+    }
+
+    fn set_opt_with(
+        &mut self,
+        caps: Caps,
+        s: SockId,
+        (level, name): (i32, i32),
+        val: &[u8],
+    ) -> Result<(), Errno> {
+        let w = self.who(s, caps)?;
         let (ns, _) = self.inet(s)?;
         match level {
             SOL_SOCKET => socket::set(ns, w, name, val),

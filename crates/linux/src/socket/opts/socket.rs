@@ -186,7 +186,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         14 | 41 | 43 => Ok(()),
         3 | 4 | 38 | 39 | 30 | 19 | 28 => Err(Errno::ENOPROTOOPT),
         12 | 36 => {
-            if !w.privileged && (name == 36 || !(0..=6).contains(&v)) {
+            if !w.raw_or_admin() && (name == 36 || !(0..=6).contains(&v)) {
                 return Err(Errno::EPERM);
             }
             let c = ns.socks.common_mut(w.key)?;
@@ -271,7 +271,7 @@ fn set_rare(ns: &mut Namespace, w: Who, name: i32, val: &[u8], v: i32) -> Result
 fn set_buffer(ns: &mut Namespace, w: Who, name: i32, v: i32) -> Result<(), Errno> {
     let force = matches!(name, 32 | 33);
     let send = matches!(name, 7 | 32);
-    if force && !w.privileged {
+    if force && !w.caps.contains(crate::Caps::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
     let max = ns.env.sysctl.get(if send { Sysctl::WmemMax } else { Sysctl::RmemMax });
@@ -321,7 +321,7 @@ fn bind_to_device(ns: &mut Namespace, w: Who, val: &[u8]) -> Result<(), Errno> {
 /// `sock_bindtoindex`.
 fn bind_dev(ns: &mut Namespace, w: Who, dev: IfIndex) -> Result<(), Errno> {
     let c = ns.socks.common_mut(w.key)?;
-    if !c.bound_dev.is_none() && !w.privileged {
+    if !c.bound_dev.is_none() && !w.caps.contains(crate::Caps::NET_RAW) {
         return Err(Errno::EPERM);
     }
     c.bound_dev = dev;

@@ -138,11 +138,38 @@ fn socket_refuses_what_linux_refuses() {
         assert_eq!(l.socket(a, f, t, p).unwrap_err(), e, "{f} {t} {p}");
     }
     let mut f = |_| None;
-    let mut c = Caller { uid: 1000, ..caller(a, &mut f) };
+    let mut c = Caller { uid: 1000, caps: &crate::Caps::empty, ..caller(a, &mut f) };
     assert_eq!(l.k.socket(&mut c, 2, 3, 1).unwrap_err(), Errno::EPERM);
     assert_eq!(l.k.socket(&mut c, 17, 3, 0).unwrap_err(), Errno::EPERM);
     let s = l.k.socket(&mut c, 2, 1, 0).unwrap();
     assert_eq!(l.k.bind(&mut c, s, &sin("0.0.0.0", 80)), Err(Errno::EACCES));
+}
+
+/// Each capability opens what it is for and nothing else, whoever the user is.
+#[test]
+fn capabilities_not_users_decide() {
+    use crate::Caps;
+    let mut l = Lab::new();
+    let a = l.a;
+    let mut ask = |uid: u32, caps: Caps| {
+        let mut f = |_| None;
+        let caps = move || caps;
+        let mut c = Caller { uid, caps: &caps, ..caller(a, &mut f) };
+        let raw = l.k.socket(&mut c, 2, 3, 1).map(drop);
+        let udp = l.k.socket(&mut c, 2, 2, 0).unwrap();
+        let mark = l.k.setsockopt(&mut c, udp, (1, 36), &5u32.to_ne_bytes());
+        let force = l.k.setsockopt(&mut c, udp, (1, 33), &5u32.to_ne_bytes());
+        let bound = l.k.bind(&mut c, udp, &sin("0.0.0.0", 80));
+        l.k.close(udp);
+        [raw, mark, force, bound].map(|r| r.err())
+    };
+    let (perm, access) = (Some(Errno::EPERM), Some(Errno::EACCES));
+    for uid in [0, 1000] {
+        assert_eq!(ask(uid, Caps::empty()), [perm, perm, perm, access]);
+        assert_eq!(ask(uid, Caps::NET_RAW), [None, None, perm, access]);
+        assert_eq!(ask(uid, Caps::NET_ADMIN), [perm, None, None, access]);
+        assert_eq!(ask(uid, Caps::NET_BIND_SERVICE), [perm, perm, perm, None]);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ struct Lab {
 }
 
 fn caller<'a>(ns: NsId, f: &'a mut dyn FnMut(NsRef) -> Option<u64>) -> Caller<'a> {
-    Caller { ns, pid: 1, uid: 0, resolve_ns: f }
+    Caller { ns, pid: 1, uid: 0, caps: &crate::Caps::all, resolve_ns: f }
 }
 
 impl Lab {
