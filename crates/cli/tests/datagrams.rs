@@ -19,3 +19,16 @@ fn nobody_sends_from_foreign_addresses() {
         assert!(out.contains(&format!("  {want}\n")), "{want}: {out}");
     }
 }
+
+#[test]
+fn source_specific_multicast_is_the_kernels() {
+    let Some(out) = twin("source_specific_multicast_is_the_kernels", "ssm.py") else { return };
+    for want in [
+        "second: None",
+        "again: EADDRNOTAVAIL",
+        "reports a second one: [(5, '232.3.3.3', ['1.2.3.5'])]",
+        "from 10.6.0.9: nothing",
+    ] {
+        assert!(out.contains(&format!("  {want}\n")), "{want}: {out}");
+    }
+}

@@ -1,9 +1,11 @@
-//! Addresses, groups and neighbours: `/proc/net/{arp,if_inet6,igmp,igmp6}`.
+//! Addresses, groups and neighbours: `/proc/net/{arp,if_inet6,igmp,igmp6,mcfilter,mcfilter6}`.
 
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv6Addr};
 
 use ferronet_stack::Namespace;
+use ferronet_stack::dev::Device;
+use ferronet_stack::dev::mcast::McSources;
 use ferronet_stack::neigh::nud;
 
 use super::dev::groups;
@@ -119,4 +121,42 @@ pub(super) fn igmp6(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
         }
     }
     s.into_bytes()
+}
+
+/// `igmp_mcf_seq_show`.
+pub(super) fn mcfilter(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
+    let mut s = String::from("Idx Device        MCA        SRC    INC    EXC\n");
+    for (d, m) in filters(ns) {
+        let IpAddr::V4(group) = m.group else { continue };
+        for (a, inc, exc) in &m.sources {
+            let IpAddr::V4(a) = a else { continue };
+            let (group, a) = (group.to_bits(), a.to_bits());
+            let _ = writeln!(s, "{:>3} {:>6.6} {group:#010x} {a:#010x} {inc:>6} {exc:>6}", d.index.0, d.name);
+        }
+    }
+    s.into_bytes()
+}
+
+/// `igmp6_mcf_seq_show`.
+pub(super) fn mcfilter6(_k: &Kernel, ns: &Namespace) -> Vec<u8> {
+    let mut s = String::from(
+        "Idx Device                Multicast Address                   Source Address    INC    EXC\n",
+    );
+    for (d, m) in filters(ns) {
+        let IpAddr::V6(group) = m.group else { continue };
+        for (a, inc, exc) in &m.sources {
+            let IpAddr::V6(a) = a else { continue };
+            let (group, a) = (pi6(group), pi6(*a));
+            let _ = writeln!(s, "{:>3} {:>6.6} {group} {a} {inc:>6} {exc:>6}", d.index.0, d.name);
+        }
+    }
+    s.into_bytes()
+}
+
+/// Filters by source of all devices, in the order of their groups.
+fn filters(ns: &Namespace) -> impl Iterator<Item = (&Device, &McSources)> {
+    ns.devs.iter().flat_map(|d| {
+        let of = |g: &(IpAddr, u32)| d.mc_sources.iter().find(|m| m.group == g.0);
+        d.mcast.iter().filter_map(of).map(move |m| (d, m))
+    })
 }

@@ -26,10 +26,6 @@ fixed! {
     ip_mr_cache = "Group    Origin   Iif     Pkts    Bytes    Wrong Oifs\n";
     /// Multicast routing devices.
     ip_mr_vif = "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags Local    Remote\n";
-    /// Source filters.
-    mcfilter = "Idx Device        MCA        SRC    INC    EXC\n";
-    /// IPv6 source filters.
-    mcfilter6 = "Idx Device                Multicast Address                   Source Address    INC    EXC\n";
     /// Units of packet scheduling: ticks of 64 ns, 1 GHz.
     psched = "000003e8 00000040 000f4240 3b9aca00\n";
     /// Protocol handlers.

@@ -112,6 +112,21 @@ fn choose(ns: &Namespace, c: &Caller<'_>, family: i32, ty: i32, proto: i32) -> R
     }
 }
 
+/// An address that belongs to one link binds the socket to its device (`__inet6_bind`, `rawv6_bind`,
+/// `__ipv6_addr_needs_scope_id`).
+///
+/// # Errors
+/// `EINVAL` when no device was named, here or before.
+pub(super) fn bind_scope(c: &mut SockCommon, a: &addr::InetAddr) -> Result<(), Errno> {
+    if !matches!(a.addr, IpAddr::V6(x) if ferronet_stack::ipv6::route::needs_scope_id(x)) {
+        return Ok(());
+    }
+    if !a.scope.is_none() {
+        c.bound_dev = a.scope;
+    }
+    if c.bound_dev.is_none() { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
 /// Where the arrival time of a packet lies on the wall clock.
 fn wall(ns: &Namespace, p: &Packet) -> u64 {
     let t = if p.meta().tstamp.0 == 0 { ns.env.now } else { p.meta().tstamp };
@@ -152,9 +167,7 @@ impl Kernel {
             }
             Proto::Raw(_) => {
                 let a = addr::parse(family, name)?;
-                if !a.scope.is_none() && matches!(a.addr, IpAddr::V6(x) if x.is_unicast_link_local()) {
-                    ns.socks.common_mut(key)?.bound_dev = a.scope;
-                }
+                bind_scope(ns.socks.common_mut(key)?, &a)?;
                 raw::bind(ns, key, a.addr).map(Some)
             }
             Proto::Tcp(_) | Proto::Udp(_) | Proto::Ping(_) => Ok(None),

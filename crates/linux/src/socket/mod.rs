@@ -130,13 +130,7 @@ impl Kernel {
         {
             return Err(Errno::EINVAL);
         }
-        if !a.scope.is_none() && matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local()) {
-            common.bound_dev = a.scope;
-        }
-        let link_local = matches!(a.addr, core::net::IpAddr::V6(x) if x.is_unicast_link_local());
-        if link_local && common.bound_dev.is_none() {
-            return Err(Errno::EINVAL);
-        }
+        message::bind_scope(common, &a)?;
         // inet_bind asks for CAP_NET_BIND_SERVICE only when the port needs it (EACCES).
         match ports::bind(ns, key, a.addr, a.port, false) {
             Err(Errno::EACCES) if c.capable(Caps::NET_BIND_SERVICE) => {

@@ -10,6 +10,10 @@ use ferronet_core::{IfIndex, Instant};
 
 use super::Devices;
 
+mod filter;
+
+pub use filter::{McFilter, McSources};
+
 /// Groups per device for which a report may wait; beyond it the report to all groups says the same.
 const LIMIT: usize = 1024;
 /// A change is reported after this time, so that several go into one report (two jiffies in Linux).
@@ -17,15 +21,95 @@ const GATHER: Duration = Duration::from_millis(2);
 /// A querier of an older version counts as present this long (RFC 3376 §8.12 with the default intervals).
 const OLDER_QUERIER: Duration = Duration::from_secs(2 * 125 + 10);
 
-/// A membership that changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What changed about a group, to be told to routers (RFC 3376 §5.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change<A> {
     /// The group.
     pub group: A,
-    /// Joined, or left.
-    pub joined: bool,
-    /// Reports still to send.
-    left: u8,
+    /// Reports of the filter's mode, with all sources, still to send.
+    mode: u8,
+    /// Sources, whether they are allowed or blocked from now, and reports still to send.
+    sources: Vec<(A, bool, u8)>,
+}
+
+impl<A: Copy + Eq> Change<A> {
+    /// The mode is reported, with the sources as they are now.
+    #[must_use]
+    pub fn mode_changed(&self) -> bool {
+        self.mode > 0
+    }
+    /// Sources that are allowed (or blocked) from now.
+    #[must_use]
+    pub fn sources(&self, allowed: bool) -> Vec<A> {
+        self.sources.iter().filter(|s| s.1 == allowed).map(|s| s.0).collect()
+    }
+    fn sent(&mut self) {
+        self.mode = self.mode.saturating_sub(1);
+        for s in &mut self.sources {
+            s.2 = s.2.saturating_sub(1);
+        }
+        self.sources.retain(|s| s.2 > 0);
+    }
+    fn done(&self) -> bool {
+        self.mode == 0 && self.sources.is_empty()
+    }
+}
+
+/// One group record of a report, `struct igmpv3_grec`, `struct mld2_grec`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<A> {
+    /// `IGMPV3_*`, the same numbers in MLD.
+    pub kind: u8,
+    /// The group.
+    pub group: A,
+    /// Its sources.
+    pub sources: Vec<A>,
+}
+
+/// `IGMPV3_MODE_IS_INCLUDE` and the others have the numbers of RFC 3376 §4.2.12 and RFC 3810 §5.2.12.
+pub mod record {
+    #![allow(missing_docs, reason = "RFC 3376 §4.2.12")]
+    pub const MODE_IS_INCLUDE: u8 = 1;
+    pub const MODE_IS_EXCLUDE: u8 = 2;
+    pub const CHANGE_TO_INCLUDE: u8 = 3;
+    pub const CHANGE_TO_EXCLUDE: u8 = 4;
+    pub const ALLOW_NEW_SOURCES: u8 = 5;
+    pub const BLOCK_OLD_SOURCES: u8 = 6;
+}
+
+/// Packs records into reports of at most `room` bytes: a record has `fixed` bytes, a source `each`. Lists that are too
+/// long go into several records; a list of excluded sources is cut (RFC 3376 §4.2.16).
+#[must_use]
+pub fn reports_of<A: Copy>(
+    records: &[Record<A>],
+    room: usize,
+    fixed: usize,
+    each: usize,
+) -> Vec<Vec<Record<A>>> {
+    let most = (room.saturating_sub(fixed) / each).max(1);
+    let mut out: Vec<Vec<Record<A>>> = Vec::new();
+    let mut used = room;
+    for r in records {
+        let cut = matches!(r.kind, record::MODE_IS_EXCLUDE | record::CHANGE_TO_EXCLUDE);
+        let mut rest = &r.sources[..];
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(most));
+            let size = fixed + each * now.len();
+            if used + size > room {
+                out.push(Vec::new());
+                used = 0;
+            }
+            used += size;
+            if let Some(l) = out.last_mut() {
+                l.push(Record { kind: r.kind, group: r.group, sources: now.to_vec() });
+            }
+            rest = later;
+            if rest.is_empty() || cut {
+                break;
+            }
+        }
+    }
+    out
 }
 
 /// A report that is due.
@@ -66,16 +150,46 @@ impl<A> Default for Reports<A> {
 }
 
 impl<A: Copy + Eq> Reports<A> {
-    /// A membership changed; it is reported `times` times (the robustness variable).
+    /// The filter's mode changed, or the group is new or left; it is reported `times` times (the robustness variable).
     pub fn changed(&mut self, now: Instant, group: A, joined: bool, times: u8) {
-        self.changes.retain(|c| c.group != group);
         if !joined {
             self.groups.retain(|g| g.0 != group);
         }
-        if self.changes.len() < LIMIT {
-            self.changes.push(Change { group, joined, left: times });
+        if let Some(c) = self.change(group) {
+            // The report of the mode names all sources.
+            c.mode = times;
+            c.sources.clear();
         }
         self.change_at = Some(now + GATHER);
+    }
+
+    /// Sources are allowed or blocked from now; each is reported `times` times.
+    pub fn sources_changed(&mut self, now: Instant, group: A, (allow, block): (&[A], &[A]), times: u8) {
+        if let Some(c) = self.change(group) {
+            let news = allow.iter().map(|a| (*a, true)).chain(block.iter().map(|a| (*a, false)));
+            for (a, allowed) in news {
+                c.sources.retain(|s| s.0 != a);
+                c.sources.push((a, allowed, times));
+            }
+            if c.mode > 0 || c.sources.len() > LIMIT {
+                // What is reported with the mode needs no report of its own.
+                c.mode = times;
+                c.sources.clear();
+            }
+        }
+        self.change_at = Some(now + GATHER);
+    }
+
+    /// The changes of a group that wait, unless there are too many groups.
+    fn change(&mut self, group: A) -> Option<&mut Change<A>> {
+        match self.changes.iter().position(|c| c.group == group) {
+            Some(i) => self.changes.get_mut(i),
+            None if self.changes.len() < LIMIT => {
+                self.changes.push(Change { group, mode: 0, sources: Vec::new() });
+                self.changes.last_mut()
+            }
+            None => None,
+        }
     }
 
     /// A general query: all groups within `max`.
@@ -147,10 +261,8 @@ impl<A: Copy + Eq> Reports<A> {
         });
         if self.change_at.is_some_and(|t| t <= now) {
             out.push(Due::Changes(self.changes.clone()));
-            for c in &mut self.changes {
-                c.left = c.left.saturating_sub(1);
-            }
-            self.changes.retain(|c| c.left > 0);
+            self.changes.iter_mut().for_each(Change::sent);
+            self.changes.retain(|c| !c.done());
             self.change_at = (!self.changes.is_empty()).then(|| now + random(rng, interval) + GATHER);
         }
         out
@@ -193,6 +305,7 @@ impl Devices {
             return false;
         }
         d.mcast.remove(i);
+        d.mc_sources.retain(|s| s.group != group);
         self.generation += 1;
         true
     }
@@ -218,7 +331,7 @@ mod tests {
         assert!(r.due(t0, &mut rng, second).is_empty());
         let t1 = t0 + GATHER;
         assert!(
-            matches!(&r.due(t1, &mut rng, second)[..], [Due::Changes(c)] if c[0].group == 7 && c[0].joined)
+            matches!(&r.due(t1, &mut rng, second)[..], [Due::Changes(c)] if c[0].group == 7 && c[0].mode_changed())
         );
         let t2 = r.next().expect("a repetition");
         assert!(t2 > t1 && t2 <= t1 + second + GATHER);

@@ -135,6 +135,8 @@ pub struct Device {
     pub addrs: Vec<IfAddr>,
     /// Multicast groups joined, with a user count.
     pub mcast: Vec<(IpAddr, u32)>,
+    /// What members of groups ask for by source.
+    pub mc_sources: Vec<mcast::McSources>,
     /// `net.ipv4.conf.DEV`.
     pub conf4: DevConf4,
     /// `net.ipv4.conf.DEV`: those set for this device, by bit; the others follow `default`.
@@ -338,6 +340,7 @@ impl Device {
             features,
             stats: DevStats::default(),
             addrs: Vec::new(),
+            mc_sources: Vec::new(),
             mcast: vec![
                 (IpAddr::V6(crate::ipv6::addr::LINKLOCAL_ALLNODES), 1),
                 (IpAddr::V6(crate::ipv6::addr::INTERFACELOCAL_ALLNODES), 1),

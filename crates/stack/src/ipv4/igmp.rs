@@ -15,7 +15,7 @@ use ferronet_wire::ipv4::{IP_DF, IPOPT_RA, Ipv4Hdr};
 use super::input::checksum_ok;
 use super::output::ip_local_out;
 use super::route::inet_select_addr;
-use crate::dev::mcast::{Due, Reports};
+use crate::dev::mcast::{Due, McFilter, Record, Reports, record, reports_of};
 use crate::dev::{Device, scope};
 use crate::fib::{Route, RouteType};
 use crate::ns::Namespace;
@@ -29,8 +29,10 @@ pub const IGMP_ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const IGMP_ALL_ROUTER: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
 /// All routers that speak version 3.
 const IGMPV3_ALL_MCR: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 22);
-/// Records in one report.
-const RECORDS: usize = 128;
+/// Bytes of a report in front of the records (`struct igmpv3_report`).
+const REPORT_LEN: usize = 8;
+/// Bytes of a record without its sources (`struct igmpv3_grec`).
+const RECORD_LEN: usize = 8;
 
 /// Reported are all groups but 224.0.0.1, those of the link only when `igmp_link_local_mcast_reports` says so.
 fn reported(ns: &Namespace, g: Ipv4Addr) -> bool {
@@ -40,16 +42,62 @@ fn reported(ns: &Namespace, g: Ipv4Addr) -> bool {
 
 /// One more user of a group (`ip_mc_inc_group`); the first one joins it.
 pub fn ip_mc_inc_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
-    if ns.devs.mc_inc(dev, IpAddr::V4(group)) {
-        changed(ns, dev, group, true);
-    }
+    ip_mc_set_filter(ns, dev, group, None, Some(&McFilter::all()));
 }
 
 /// One user less (`ip_mc_dec_group`); the last one leaves.
 pub fn ip_mc_dec_group(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) {
-    if ns.devs.mc_dec(dev, IpAddr::V4(group)) {
-        changed(ns, dev, group, false);
+    ip_mc_set_filter(ns, dev, group, Some(&McFilter::all()), None);
+}
+
+/// A user's filter changes (`ip_mc_add_src`, `ip_mc_del_src`): `None` before it joins and after it left. Routers hear of what
+/// this changes for the device.
+pub fn ip_mc_set_filter(
+    ns: &mut Namespace,
+    dev: IfIndex,
+    group: Ipv4Addr,
+    old: Option<&McFilter>,
+    new: Option<&McFilter>,
+) {
+    let g = IpAddr::V4(group);
+    let (was, before) = (ns.devs.mc_member(dev, g), ns.devs.mc_filter(dev, g));
+    ns.devs.mc_set_filter(dev, g, old, new);
+    news(ns, dev, group, was, &before);
+}
+
+/// Tells routers what is other than `before` (RFC 3376 §5.1). Those of older versions know members alone.
+fn news(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr, was: bool, before: &McFilter) {
+    let now = ns.env.now;
+    let v3 = version(ns, dev) == 3;
+    let g = IpAddr::V4(group);
+    let (is, after) = (ns.devs.mc_member(dev, g), ns.devs.mc_filter(dev, g));
+    let wanted = reported(ns, group);
+    let robustness = u8::try_from(ns.env.sysctl.get(Sysctl::IgmpQrv)).unwrap_or(2).max(1);
+    let Some(d) = ns.devs.get_mut(dev) else { return };
+    if !wanted || d.is_loopback() || !d.is_up() {
+        return;
     }
+    if before.exclude != after.exclude || (!v3 && was != is) {
+        // A version 2 leave is said once (RFC 2236 §3).
+        let times = if is || v3 { robustness } else { 1 };
+        d.igmp.changed(now, group, is, times);
+    } else if v3 && before.sources != after.sources {
+        let (new, gone) = (v4s(&after.without(before)), v4s(&before.without(&after)));
+        let (allow, block) = if after.exclude { (&gone, &new) } else { (&new, &gone) };
+        d.igmp.sources_changed(now, group, (allow, block), robustness);
+    } else {
+        return;
+    }
+    rearm(ns, dev);
+}
+
+fn v4s(l: &[IpAddr]) -> Vec<Ipv4Addr> {
+    l.iter()
+        .filter_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
 }
 
 /// A program joins a group on a device (`ip_mc_join_group`). The limit per socket is the caller's.
@@ -77,20 +125,6 @@ pub fn ip_mc_leave(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr) -> Result<
     Ok(())
 }
 
-fn changed(ns: &mut Namespace, dev: IfIndex, group: Ipv4Addr, joined: bool) {
-    let now = ns.env.now;
-    let (wanted, v3) = (reported(ns, group), version(ns, dev) == 3);
-    let robustness = u8::try_from(ns.env.sysctl.get(Sysctl::IgmpQrv)).unwrap_or(2).max(1);
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    if !wanted || d.is_loopback() || !d.is_up() {
-        return;
-    }
-    // A version 2 leave is said once (RFC 2236 §3).
-    let times = if joined || v3 { robustness } else { 1 };
-    d.igmp.changed(now, group, joined, times);
-    rearm(ns, dev);
-}
-
 fn rearm(ns: &mut Namespace, dev: IfIndex) {
     let Some(d) = ns.devs.get_mut(dev) else { return };
     match d.igmp.next() {
@@ -116,7 +150,7 @@ fn groups(ns: &Namespace, dev: IfIndex) -> Vec<Ipv4Addr> {
 pub fn ip_mc_up(ns: &mut Namespace, dev: IfIndex) {
     ip_mc_inc_group(ns, dev, IGMP_ALL_HOSTS);
     for g in groups(ns, dev) {
-        changed(ns, dev, g, true);
+        news(ns, dev, g, false, &McFilter::default());
     }
 }
 
@@ -149,47 +183,83 @@ pub fn timer(ns: &mut Namespace, dev: IfIndex) {
     let interval = Duration::from_millis(u64::try_from(d.conf4.get(c)).unwrap_or(0));
     let due = d.igmp.due(ns.env.now, &mut ns.env.rng, interval);
     for r in due {
-        let records: Vec<(u8, Ipv4Addr)> = match r {
-            Due::General => groups(ns, dev).into_iter().map(|g| (wire::IGMPV3_MODE_IS_EXCLUDE, g)).collect(),
-            Due::Group(g) => vec![(wire::IGMPV3_MODE_IS_EXCLUDE, g)],
-            Due::Changes(c) => {
-                let kind = |joined| {
-                    if joined { wire::IGMPV3_CHANGE_TO_EXCLUDE } else { wire::IGMPV3_CHANGE_TO_INCLUDE }
-                };
-                c.iter().map(|c| (kind(c.joined), c.group)).collect()
-            }
-        };
         if v == 3 {
-            for part in records.chunks(RECORDS) {
-                report_v3(ns, dev, part);
+            let room = room(ns, dev);
+            for part in reports_of(&records(ns, dev, &r), room, RECORD_LEN, size_of::<Ipv4Addr>()) {
+                report_v3(ns, dev, &part);
             }
         } else {
-            for (kind, g) in records {
-                report_old(ns, dev, v, kind, g);
+            let changed: Vec<Ipv4Addr> = match r {
+                Due::General => groups(ns, dev),
+                Due::Group(g) => vec![g],
+                Due::Changes(c) => c.iter().map(|c| c.group).collect(),
+            };
+            for g in changed {
+                report_old(ns, dev, v, g);
             }
         }
     }
     rearm(ns, dev);
 }
 
+/// Room for records in a report of a device, bytes.
+fn room(ns: &Namespace, dev: IfIndex) -> usize {
+    let mtu = ns.devs.get(dev).map_or(0, |d| d.mtu as usize).clamp(576, 0xffff);
+    mtu - (Ipv4Hdr::LEN + 4 + REPORT_LEN)
+}
+
+/// What a report says of the groups that it is about.
+fn records(ns: &Namespace, dev: IfIndex, due: &Due<Ipv4Addr>) -> Vec<Record<Ipv4Addr>> {
+    let state = |group: Ipv4Addr, include: u8, exclude: u8| {
+        let f = ns.devs.mc_filter(dev, IpAddr::V4(group));
+        let kind = if f.exclude { exclude } else { include };
+        Record { kind, group, sources: v4s(&f.sources) }
+    };
+    // A group that nothing is wanted from is not there (RFC 3376 §5.2).
+    let current = |g| {
+        let r = state(g, record::MODE_IS_INCLUDE, record::MODE_IS_EXCLUDE);
+        (r.kind == record::MODE_IS_EXCLUDE || !r.sources.is_empty()).then_some(r)
+    };
+    match due {
+        Due::General => groups(ns, dev).into_iter().filter_map(current).collect(),
+        Due::Group(g) => current(*g).into_iter().collect(),
+        Due::Changes(c) => c
+            .iter()
+            .flat_map(|c| {
+                if c.mode_changed() {
+                    return vec![state(c.group, record::CHANGE_TO_INCLUDE, record::CHANGE_TO_EXCLUDE)];
+                }
+                [(true, record::ALLOW_NEW_SOURCES), (false, record::BLOCK_OLD_SOURCES)]
+                    .map(|(allowed, kind)| Record { kind, group: c.group, sources: c.sources(allowed) })
+                    .into_iter()
+                    .filter(|r| !r.sources.is_empty())
+                    .collect()
+            })
+            .collect(),
+    }
+}
+
 /// A version 3 report (RFC 3376 §4.2).
-fn report_v3(ns: &mut Namespace, dev: IfIndex, records: &[(u8, Ipv4Addr)]) {
+fn report_v3(ns: &mut Namespace, dev: IfIndex, records: &[Record<Ipv4Addr>]) {
     let [a, b] = (records.len() as u16).to_be_bytes();
     let mut m = vec![wire::IGMPV3_HOST_MEMBERSHIP_REPORT, 0, 0, 0, 0, 0, a, b];
-    for (kind, g) in records {
-        m.extend_from_slice(&[*kind, 0, 0, 0]);
-        m.extend_from_slice(&g.octets());
+    for r in records {
+        let [a, b] = (r.sources.len() as u16).to_be_bytes();
+        m.extend_from_slice(&[r.kind, 0, a, b]);
+        m.extend_from_slice(&r.group.octets());
+        r.sources.iter().for_each(|s| m.extend_from_slice(&s.octets()));
     }
     send(ns, dev, IGMPV3_ALL_MCR, &mut m);
 }
 
-/// A report or leave message of version 1 or 2 (RFC 2236 §2).
-fn report_old(ns: &mut Namespace, dev: IfIndex, version: u8, kind: u8, group: Ipv4Addr) {
-    let (t, to) = match (kind, version) {
-        (wire::IGMPV3_CHANGE_TO_INCLUDE, 1) => return,
-        (wire::IGMPV3_CHANGE_TO_INCLUDE, _) => (wire::IGMP_HOST_LEAVE_MESSAGE, IGMP_ALL_ROUTER),
-        (_, 1) => (wire::IGMP_HOST_MEMBERSHIP_REPORT, group),
-        (_, _) => (wire::IGMPV2_HOST_MEMBERSHIP_REPORT, group),
+/// A report or leave message of version 1 or 2 (RFC 2236 §2), by whether somebody is in the group.
+fn report_old(ns: &mut Namespace, dev: IfIndex, version: u8, group: Ipv4Addr) {
+    let member = ns.devs.mc_member(dev, IpAddr::V4(group));
+    let (t, to) = match (member, version) {
+        (false, 1) => return,
+        (false, _) => (wire::IGMP_HOST_LEAVE_MESSAGE, IGMP_ALL_ROUTER),
+        (true, 1) => (wire::IGMP_HOST_MEMBERSHIP_REPORT, group),
+        (true, _) => (wire::IGMPV2_HOST_MEMBERSHIP_REPORT, group),
     };
     let mut m = vec![t, 0, 0, 0];
     m.extend_from_slice(&group.octets());

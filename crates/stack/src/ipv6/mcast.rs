@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use ferronet_core::env::TimerKey;
 use ferronet_core::sysctl::Conf6;
-use ferronet_core::{DropReason, Errno, IfIndex, Packet};
+use ferronet_core::{DropReason, Errno, IfIndex, Packet, Sysctl};
 use ferronet_wire::Icmp6Hdr;
 use ferronet_wire::icmpv6::{self as wire, icmp6_send_check};
 use ferronet_wire::ipproto::{IPPROTO_HOPOPTS, IPPROTO_ICMPV6};
@@ -17,7 +17,7 @@ use super::addr::{
 };
 use super::output::{Ip6Header, send_icmp6};
 use crate::dev::ifa_f;
-use crate::dev::mcast::{Due, Reports};
+use crate::dev::mcast::{Due, McFilter, Record, Reports, record, reports_of};
 use crate::ns::Namespace;
 
 /// Reports that a device owes.
@@ -25,14 +25,10 @@ pub type Mld = Reports<Ipv6Addr>;
 
 /// All listeners of version 2, `ff02::16`.
 const MLDV2_ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
-/// Records in one report: 64 of 20 bytes fit the smallest MTU.
-const RECORDS: usize = 60;
-/// Record: everything but no source is excluded now.
-const MODE_IS_EXCLUDE: u8 = 2;
-/// Record: left.
-const CHANGE_TO_INCLUDE: u8 = 3;
-/// Record: joined.
-const CHANGE_TO_EXCLUDE: u8 = 4;
+/// Bytes of a report in front of the records (`struct mld2_report`).
+const REPORT_LEN: usize = Icmp6Hdr::LEN;
+/// Bytes of a record without its sources (`struct mld2_grec`).
+const RECORD_LEN: usize = 20;
 /// Hop-by-hop header with a router alert for listener discovery (RFC 2711), padded.
 const ROUTER_ALERT: [u8; 8] = [IPPROTO_ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 
@@ -43,16 +39,59 @@ fn reported(g: Ipv6Addr) -> bool {
 
 /// One more user of a group (`__ipv6_dev_mc_inc`); the first one joins it.
 pub fn ipv6_dev_mc_inc(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
-    if ns.devs.mc_inc(dev, IpAddr::V6(group)) {
-        changed(ns, dev, group, true);
-    }
+    ip6_mc_set_filter(ns, dev, group, None, Some(&McFilter::all()));
 }
 
 /// One user less (`__ipv6_dev_mc_dec`); the last one leaves.
 pub fn ipv6_dev_mc_dec(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
-    if ns.devs.mc_dec(dev, IpAddr::V6(group)) {
-        changed(ns, dev, group, false);
+    ip6_mc_set_filter(ns, dev, group, Some(&McFilter::all()), None);
+}
+
+/// A user's filter changes (`ip6_mc_add_src`, `ip6_mc_del_src`): `None` before it joins and after it left. Routers hear of
+/// what this changes for the device.
+pub fn ip6_mc_set_filter(
+    ns: &mut Namespace,
+    dev: IfIndex,
+    group: Ipv6Addr,
+    old: Option<&McFilter>,
+    new: Option<&McFilter>,
+) {
+    let g = IpAddr::V6(group);
+    let (was, before) = (ns.devs.mc_member(dev, g), ns.devs.mc_filter(dev, g));
+    ns.devs.mc_set_filter(dev, g, old, new);
+    news(ns, dev, group, was, &before);
+}
+
+/// Tells routers what is other than `before` (RFC 3810 §6.1). Those of version 1 know members alone.
+fn news(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr, was: bool, before: &McFilter) {
+    let now = ns.env.now;
+    let v1 = version1(ns, dev);
+    let g = IpAddr::V6(group);
+    let (is, after) = (ns.devs.mc_member(dev, g), ns.devs.mc_filter(dev, g));
+    let robustness = u8::try_from(ns.env.sysctl.get(Sysctl::Ip6MldQrv)).unwrap_or(2).max(1);
+    let Some(d) = ns.devs.get_mut(dev) else { return };
+    if !reported(group) || d.is_loopback() || !d.is_up() {
+        return;
     }
+    if before.exclude != after.exclude || (v1 && was != is) {
+        d.inet6.mld.changed(now, group, is, robustness);
+    } else if !v1 && before.sources != after.sources {
+        let (new, gone) = (v6s(&after.without(before)), v6s(&before.without(&after)));
+        let (allow, block) = if after.exclude { (&gone, &new) } else { (&new, &gone) };
+        d.inet6.mld.sources_changed(now, group, (allow, block), robustness);
+    } else {
+        return;
+    }
+    rearm(ns, dev);
+}
+
+fn v6s(l: &[IpAddr]) -> Vec<Ipv6Addr> {
+    l.iter()
+        .filter_map(|a| match a {
+            IpAddr::V6(a) => Some(*a),
+            IpAddr::V4(_) => None,
+        })
+        .collect()
 }
 
 /// A program joins a group on a device (`ipv6_sock_mc_join`).
@@ -80,17 +119,6 @@ pub fn ipv6_mc_leave(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) -> Resul
     Ok(())
 }
 
-fn changed(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr, joined: bool) {
-    let now = ns.env.now;
-    let Some(d) = ns.devs.get_mut(dev) else { return };
-    if !reported(group) || d.is_loopback() || !d.is_up() {
-        return;
-    }
-    // RFC 3810 §9.1: the robustness variable is 2.
-    d.inet6.mld.changed(now, group, joined, 2);
-    rearm(ns, dev);
-}
-
 fn rearm(ns: &mut Namespace, dev: IfIndex) {
     let Some(d) = ns.devs.get_mut(dev) else { return };
     match d.inet6.mld.next() {
@@ -116,7 +144,7 @@ fn groups(ns: &Namespace, dev: IfIndex) -> Vec<Ipv6Addr> {
 /// A device is up, or back with carrier: its groups are news to the link (`ipv6_mc_up`).
 pub fn ipv6_mc_up(ns: &mut Namespace, dev: IfIndex) {
     for g in groups(ns, dev) {
-        changed(ns, dev, g, true);
+        news(ns, dev, g, false, &McFilter::default());
     }
 }
 
@@ -150,41 +178,78 @@ pub fn timer(ns: &mut Namespace, dev: IfIndex) {
     let interval = Duration::from_millis(u64::try_from(d.conf6.get(c)).unwrap_or(0));
     let due = d.inet6.mld.due(ns.env.now, &mut ns.env.rng, interval);
     for r in due {
-        let records: Vec<(u8, Ipv6Addr)> = match r {
-            Due::General => groups(ns, dev).into_iter().map(|g| (MODE_IS_EXCLUDE, g)).collect(),
-            Due::Group(g) if ipv6_chk_mcast_addr(ns, dev, g) => vec![(MODE_IS_EXCLUDE, g)],
-            Due::Group(_) => Vec::new(),
-            Due::Changes(c) => c
-                .iter()
-                .map(|c| (if c.joined { CHANGE_TO_EXCLUDE } else { CHANGE_TO_INCLUDE }, c.group))
-                .collect(),
-        };
         if v1 {
-            for (kind, g) in records {
-                report_v1(ns, dev, kind, g);
+            let changed: Vec<Ipv6Addr> = match r {
+                Due::General => groups(ns, dev),
+                Due::Group(g) if ipv6_chk_mcast_addr(ns, dev, g) => vec![g],
+                Due::Group(_) => Vec::new(),
+                Due::Changes(c) => c.iter().map(|c| c.group).collect(),
+            };
+            for g in changed {
+                report_v1(ns, dev, g);
             }
         } else {
-            for part in records.chunks(RECORDS) {
-                report_v2(ns, dev, part);
+            let room = room(ns, dev);
+            for part in reports_of(&records(ns, dev, &r), room, RECORD_LEN, size_of::<Ipv6Addr>()) {
+                report_v2(ns, dev, &part);
             }
         }
     }
     rearm(ns, dev);
 }
 
+/// Room for records in a report of a device, bytes.
+fn room(ns: &Namespace, dev: IfIndex) -> usize {
+    let mtu = ns.devs.get(dev).map_or(0, |d| d.mtu as usize).clamp(1280, 0xffff);
+    mtu - (Ipv6Hdr::LEN + ROUTER_ALERT.len() + REPORT_LEN)
+}
+
+/// What a report says of the groups that it is about.
+fn records(ns: &Namespace, dev: IfIndex, due: &Due<Ipv6Addr>) -> Vec<Record<Ipv6Addr>> {
+    let state = |group: Ipv6Addr, include: u8, exclude: u8| {
+        let f = ns.devs.mc_filter(dev, IpAddr::V6(group));
+        let kind = if f.exclude { exclude } else { include };
+        Record { kind, group, sources: v6s(&f.sources) }
+    };
+    // A group that nothing is wanted from is not there (RFC 3810 §5.2.12).
+    let current = |g| {
+        let r = state(g, record::MODE_IS_INCLUDE, record::MODE_IS_EXCLUDE);
+        (r.kind == record::MODE_IS_EXCLUDE || !r.sources.is_empty()).then_some(r)
+    };
+    match due {
+        Due::General => groups(ns, dev).into_iter().filter_map(current).collect(),
+        Due::Group(g) => current(*g).into_iter().collect(),
+        Due::Changes(c) => c
+            .iter()
+            .flat_map(|c| {
+                if c.mode_changed() {
+                    return vec![state(c.group, record::CHANGE_TO_INCLUDE, record::CHANGE_TO_EXCLUDE)];
+                }
+                [(true, record::ALLOW_NEW_SOURCES), (false, record::BLOCK_OLD_SOURCES)]
+                    .map(|(allowed, kind)| Record { kind, group: c.group, sources: c.sources(allowed) })
+                    .into_iter()
+                    .filter(|r| !r.sources.is_empty())
+                    .collect()
+            })
+            .collect(),
+    }
+}
+
 /// A version 2 report (RFC 3810 §5.2).
-fn report_v2(ns: &mut Namespace, dev: IfIndex, records: &[(u8, Ipv6Addr)]) {
+fn report_v2(ns: &mut Namespace, dev: IfIndex, records: &[Record<Ipv6Addr>]) {
     let mut m = Icmp6Hdr::new(wire::ICMPV6_MLD2_REPORT, 0, records.len() as u32).bytes().to_vec();
-    for (kind, g) in records {
-        m.extend_from_slice(&[*kind, 0, 0, 0]);
-        m.extend_from_slice(&g.octets());
+    for r in records {
+        let [a, b] = (r.sources.len() as u16).to_be_bytes();
+        m.extend_from_slice(&[r.kind, 0, a, b]);
+        m.extend_from_slice(&r.group.octets());
+        r.sources.iter().for_each(|s| m.extend_from_slice(&s.octets()));
     }
     send(ns, dev, MLDV2_ALL_ROUTERS, &mut m);
 }
 
-/// A version 1 report or "done" (RFC 2710 §3).
-fn report_v1(ns: &mut Namespace, dev: IfIndex, kind: u8, group: Ipv6Addr) {
-    let leave = kind == CHANGE_TO_INCLUDE;
+/// A version 1 report or "done" (RFC 2710 §3), by whether somebody listens.
+fn report_v1(ns: &mut Namespace, dev: IfIndex, group: Ipv6Addr) {
+    let leave = !ipv6_chk_mcast_addr(ns, dev, group);
     let t = if leave { wire::ICMPV6_MGM_REDUCTION } else { wire::ICMPV6_MGM_REPORT };
     let mut m = Icmp6Hdr::new(t, 0, 0).bytes().to_vec();
     m.extend_from_slice(&group.octets());

@@ -293,6 +293,17 @@ pub fn bind(
     if !addr_ok(ns, c, addr.to_canonical()) {
         return Err(Errno::EADDRNOTAVAIL);
     }
+    // ping_check_bind_addr: hosts only.
+    if matches!(s.proto, Proto::Ping(_)) {
+        let group = addr.is_multicast()
+            || matches!(addr, IpAddr::V4(a) if !a.is_unspecified()
+                && crate::ipv4::route::addr_type(ns, a) == crate::fib::RouteType::Broadcast);
+        match addr {
+            IpAddr::V4(_) if group => return Err(Errno::EADDRNOTAVAIL),
+            IpAddr::V6(_) if group => return Err(Errno::EINVAL),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
     let floor = ns.env.sysctl.get(Sysctl::IpUnprivilegedPortStart);
     let ping = matches!(s.proto, Proto::Ping(_));
     if port != 0 && i64::from(port) < floor && !privileged && !ping {

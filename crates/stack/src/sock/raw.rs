@@ -57,7 +57,7 @@ fn matches(c: &SockCommon, laddr: IpAddr, raddr: IpAddr, dev: IfIndex) -> bool {
     (local.is_unspecified() || local == laddr)
         && c.peer.is_none_or(|(a, _)| a.to_canonical() == raddr)
         && (c.bound_dev.is_none() || c.bound_dev == dev)
-        && mcast::allows(c, laddr, dev)
+        && mcast::allows(c, laddr, raddr, dev)
 }
 
 /// Copies an IPv4 packet to the raw sockets of its protocol; `true` when there was one. `p` is at its IP header.

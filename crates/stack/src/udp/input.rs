@@ -153,7 +153,7 @@ fn mcast_deliver(ns: &mut Namespace, p: Packet, t: &FourTuple, no_checksum: bool
             ns.socks.socks.get(*k).is_some_and(|s| {
                 let c = &s.common;
                 let peer = c.peer.is_none_or(|(a, port)| a.to_canonical() == t.raddr && port == t.rport);
-                peer && table::score(c, t.laddr, dev).is_some() && mcast::allows(c, t.laddr, dev)
+                peer && table::score(c, t.laddr, dev).is_some() && mcast::allows(c, t.laddr, t.raddr, dev)
             })
         })
         .filter(|k| !no_checksum || t.laddr.is_ipv4() || takes_no_checksum(ns, *k))

@@ -197,15 +197,16 @@ fn multicast_reaches_members() {
     let group = IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3));
     let member = bind(&mut t, b, ANY, 5353);
     let dev = t.dev;
-    mcast::join(t.ns(b), member, group, dev, Ipv4Addr::UNSPECIFIED).unwrap();
-    assert_eq!(mcast::join(t.ns(b), member, group, dev, Ipv4Addr::UNSPECIFIED), Err(Errno::EADDRINUSE));
+    let at = mcast::Which { group, dev, addr: Ipv4Addr::UNSPECIFIED };
+    mcast::join(t.ns(b), member, &at).unwrap();
+    assert_eq!(mcast::join(t.ns(b), member, &at), Err(Errno::EADDRINUSE));
     let c = t.udp(a);
     assert_eq!(send(&mut t, a, c, to(group, 5353), b"x"), Err(Errno::ENETUNREACH));
     t.ns(a).socks.common_mut(c).unwrap().rare().mc_index = IfIndex(2);
     send(&mut t, a, c, to(group, 5353), b"x").unwrap();
     t.run();
     assert!(t.recv(b, member).is_ok());
-    mcast::leave(t.ns(b), member, group, dev, Ipv4Addr::UNSPECIFIED).unwrap();
+    mcast::leave(t.ns(b), member, &at).unwrap();
     send(&mut t, a, c, to(group, 5353), b"x").unwrap();
     t.run();
     assert_eq!(t.recv(b, member), Err(Errno::EAGAIN));
@@ -276,4 +277,50 @@ fn dual_stack_socket_speaks_ipv4() {
     assert_eq!(t.recv(a, c).unwrap().unwrap(), b"ho");
     t.ns(b).socks.common_mut(s).unwrap().flags |= SockFlags::V6ONLY;
     assert_eq!(send(&mut t, b, s, to(A, 4001), b"ho"), Err(Errno::ENETUNREACH));
+}
+
+#[test]
+fn filters_by_source_decide_what_a_member_receives() {
+    use mcast::SourceOp::{Block, Join, Leave, Unblock};
+    let mut t = Two::new();
+    let (a, b, dev) = (t.a, t.b, t.dev);
+    let other: IpAddr = "10.0.0.9".parse().unwrap();
+    let group = IpAddr::V4(Ipv4Addr::new(232, 1, 2, 3));
+    let at = mcast::Which { group, dev, addr: Ipv4Addr::UNSPECIFIED };
+    let r = bind(&mut t, b, ANY, 5353);
+    // A second member of everything keeps the device in the group.
+    let all = bind(&mut t, b, ANY, 5354);
+    mcast::join(t.ns(b), all, &at).unwrap();
+    let c = t.udp(a);
+    t.ns(a).socks.common_mut(c).unwrap().rare().mc_index = IfIndex(2);
+    let reached = |t: &mut Two| {
+        send(t, a, c, to(group, 5353), b"x").unwrap();
+        t.run();
+        t.recv(b, r).is_ok()
+    };
+    let op = |t: &mut Two, source, o| mcast::source(t.ns(b), r, &at, source, o);
+    assert_eq!(op(&mut t, other, Join), Ok(()));
+    assert!(!reached(&mut t), "another source is wanted");
+    assert_eq!(op(&mut t, A, Join), Ok(()));
+    assert!(reached(&mut t));
+    assert_eq!(op(&mut t, A, Join), Err(Errno::EADDRNOTAVAIL));
+    assert_eq!(op(&mut t, A, Block), Err(Errno::EINVAL), "the filter includes");
+    assert_eq!(op(&mut t, A, Leave), Ok(()));
+    assert!(!reached(&mut t));
+    // The last source is the membership; then IP_MULTICAST_ALL decides.
+    assert_eq!(op(&mut t, other, Leave), Ok(()));
+    assert_eq!(mcast::leave(t.ns(b), r, &at), Err(Errno::EADDRNOTAVAIL));
+    assert!(reached(&mut t));
+    mcast::join(t.ns(b), r, &at).unwrap();
+    assert_eq!(op(&mut t, A, Block), Ok(()));
+    assert!(!reached(&mut t));
+    assert_eq!(op(&mut t, A, Unblock), Ok(()));
+    assert!(reached(&mut t));
+    for i in 0..10 {
+        assert_eq!(op(&mut t, IpAddr::from([1, 1, 1, i]), Block), Ok(()));
+    }
+    assert_eq!(op(&mut t, other, Block), Err(Errno::ENOBUFS), "igmp_max_msf");
+    mcast::leave(t.ns(b), r, &at).unwrap();
+    mcast::leave(t.ns(b), all, &at).unwrap();
+    assert!(t.ns(b).devs.get(dev).unwrap().mc_sources.is_empty());
 }

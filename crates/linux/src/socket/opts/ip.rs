@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use ferronet_core::{Errno, IfIndex, Sysctl};
 use ferronet_stack::Namespace;
 use ferronet_stack::fib::{Family, Flow};
-use ferronet_stack::sock::{SockFlags, datagram, mcast};
+use ferronet_stack::sock::{SockFlags, datagram};
 
 use super::{Who, flag, int, int_or_byte, set_flag, u32_at};
 use crate::kernel::sock_type;
@@ -91,12 +91,13 @@ pub(super) fn mtu(ns: &Namespace, w: Who, family: Family) -> Result<i32, Errno> 
 /// `setsockopt`.
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     let v = int_or_byte(val);
+    if let Some(r) = super::mcast::set_ip(ns, w, name, val) {
+        return r;
+    }
     if let Some(f) = flag_of(name) {
         return set_simple(ns, w, (name, f), v, val);
     }
     match name {
-        35 | 36 => return membership(ns, w, name == 35, val),
-        42 | 45 => return group_req(ns, w, name == 42, val),
         32 => return multicast_if(ns, w, val),
         15 => return set_flag(ns, w.key, SockFlags::FREEBIND, v != 0),
         19 if v != 0 && !w.raw_or_admin() => return Err(Errno::EPERM),
@@ -131,8 +132,6 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         5 | 18 => {}
         16 => return Err(Errno::EOPNOTSUPP),
         17 => return Err(if w.v6() { Errno::EOPNOTSUPP } else { Errno::EINVAL }),
-        // Filters by source are not supported.
-        37..=41 | 43 | 44 | 46..=48 => return Err(Errno::EINVAL),
         21 => c.rare().min_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
         33 if w.stream() || val.is_empty() => return Err(Errno::EINVAL),
         33 if v == -1 => c.rare().mc_ttl = 1,
@@ -193,35 +192,6 @@ fn set_simple(
 fn addr4(val: &[u8], at: usize) -> Result<Ipv4Addr, Errno> {
     let b: [u8; 4] = val.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
     Ok(Ipv4Addr::from(b))
-}
-
-/// `IP_ADD_MEMBERSHIP`, `IP_DROP_MEMBERSHIP`: `struct ip_mreq` or `struct ip_mreqn`.
-fn membership(ns: &mut Namespace, w: Who, join: bool, val: &[u8]) -> Result<(), Errno> {
-    if w.stream() {
-        return Err(Errno::EPROTO);
-    }
-    let group = IpAddr::V4(addr4(val, 0)?);
-    let addr = addr4(val, 4)?;
-    let dev = IfIndex(u32_at(val, 8).unwrap_or(0));
-    if join { mcast::join(ns, w.key, group, dev, addr) } else { mcast::leave(ns, w.key, group, dev, addr) }
-}
-
-/// `MCAST_JOIN_GROUP`, `MCAST_LEAVE_GROUP`: `struct group_req { u32 interface; sockaddr_storage group; }`.
-pub(super) fn group_req(ns: &mut Namespace, w: Who, join: bool, val: &[u8]) -> Result<(), Errno> {
-    if val.len() < 136 {
-        return Err(Errno::EINVAL);
-    }
-    let dev = IfIndex(u32_at(val, 0)?);
-    let a = crate::socket::addr::parse(w.family, val.get(8..).unwrap_or(&[]))
-        .map_err(|_| Errno::EADDRNOTAVAIL)?;
-    if a.unspec {
-        return Err(Errno::EADDRNOTAVAIL);
-    }
-    if join {
-        mcast::join(ns, w.key, a.addr, dev, Ipv4Addr::UNSPECIFIED)
-    } else {
-        mcast::leave(ns, w.key, a.addr, dev, Ipv4Addr::UNSPECIFIED)
-    }
 }
 
 /// `IP_MULTICAST_IF`: `struct in_addr`, `ip_mreq` or `ip_mreqn`.

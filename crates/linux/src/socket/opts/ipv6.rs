@@ -1,11 +1,11 @@
 //! `IPPROTO_IPV6` (`net/ipv6/ipv6_sockglue.c`, ipv6(7), RFC 3542).
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::Ipv6Addr;
 
 use ferronet_core::{Errno, IfIndex};
 use ferronet_stack::Namespace;
 use ferronet_stack::fib::Family;
-use ferronet_stack::sock::{SockFlags, mcast};
+use ferronet_stack::sock::SockFlags;
 
 use super::{Who, flag, int, set_bind_flag, set_flag, to_int, u32_at};
 
@@ -65,20 +65,19 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
 
 /// `setsockopt`.
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
+    if let Some(r) = super::mcast::set_ipv6(ns, w, name, val) {
+        return r;
+    }
     match name {
         17 | 18 if w.stream() => return Err(Errno::ENOPROTOOPT),
-        20 | 21 if val.len() < 20 => return Err(Errno::EINVAL),
-        20 if w.stream() => return Err(Errno::EPROTO),
         // Old option data: none is made.
         6 => return Ok(()),
-        27 | 28 | 32 | 35 | 43 | 44 | 46..=48 | 64 | 65 => return Err(Errno::EINVAL),
+        27 | 28 | 32 | 35 | 64 | 65 => return Err(Errno::EINVAL),
         34 => return Err(Errno::EOPNOTSUPP),
         22 if val.len() >= 4 => return Err(Errno::ENOPROTOOPT),
         61 | 68 | 69 => return Err(Errno::ENOPROTOOPT),
         62 | 70 | 77 if val.len() < 4 => return Ok(()),
         7 if w.proto == i32::from(ferronet_wire::ipproto::IPPROTO_ICMPV6) => return Err(Errno::EINVAL),
-        20 | 21 => return membership(ns, w, name == 20, val),
-        42 | 45 => return super::ip::group_req(ns, w, name == 42, val),
         50 => return sticky_pktinfo(ns, w, val),
         // Extension headers of every packet: none is supported, removing them is.
         53..=59 if val.is_empty() => return Ok(()),
@@ -152,18 +151,6 @@ fn set_dev(ns: &mut Namespace, w: Who, name: i32, dev: u32) -> Result<(), Errno>
     let o = c.rare();
     *(if name == 17 { &mut o.mc6_index } else { &mut o.uc_index }) = IfIndex(dev);
     Ok(())
-}
-
-/// `IPV6_JOIN_GROUP`, `IPV6_LEAVE_GROUP`: `struct ipv6_mreq`.
-fn membership(ns: &mut Namespace, w: Who, join: bool, val: &[u8]) -> Result<(), Errno> {
-    let octets: [u8; 16] = *val.first_chunk().ok_or(Errno::EINVAL)?;
-    let dev = IfIndex(u32_at(val, 16)?);
-    let group = IpAddr::V6(Ipv6Addr::from(octets));
-    if join {
-        mcast::join(ns, w.key, group, dev, Ipv4Addr::UNSPECIFIED)
-    } else {
-        mcast::leave(ns, w.key, group, dev, Ipv4Addr::UNSPECIFIED)
-    }
 }
 
 /// `IPV6_PKTINFO` as an option: source and device of all packets; zeros to forget.

@@ -2,6 +2,7 @@
 
 mod ip;
 mod ipv6;
+mod mcast;
 mod misc;
 mod socket;
 mod tcp;
