@@ -6,6 +6,16 @@ mod common;
 use common::twin;
 
 #[test]
+fn files_and_timeouts_answer_as_the_kernels() {
+    let Some(out) = twin("files_and_timeouts_answer_as_the_kernels", "files.py") else { return };
+    for want in
+        ["pread b'0\\n'", "r+ 64 65", "negative SO_RCVTIMEO EAGAIN True", "recvmmsg 1 b'late' time left True"]
+    {
+        assert!(out.contains(want), "{want}: {out}");
+    }
+}
+
+#[test]
 fn calls_answer_as_the_kernels() {
     let Some(out) = twin("calls_answer_as_the_kernels", "calls.py") else { return };
     // A few of the answers, so that a script that asks nothing cannot pass.

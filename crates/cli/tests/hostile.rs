@@ -83,6 +83,14 @@ fn files_that_wait() {
 }
 
 #[test]
+fn numbers_without_addresses() {
+    let full = "Too many open files";
+    let says =
+        [&format!("dup2: {full}"), "splice: Invalid argument", "received: True", &format!("socket: {full}")];
+    case("numbers_without_addresses", &says);
+}
+
+#[test]
 fn links_in_the_tree() {
     case("links_in_the_tree", &["refused: True", "written: []"]);
 }

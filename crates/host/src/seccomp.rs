@@ -59,6 +59,12 @@ const BY_FD: &[libc::c_long] = &[
     libc::SYS_writev,
     libc::SYS_sendmmsg,
     libc::SYS_recvmmsg,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_sendfile,
     libc::SYS_dup,
     libc::SYS_dup3,
     #[cfg(target_arch = "x86_64")]
@@ -115,7 +121,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     let (native, allow, notify, enosys) = (a.label(), a.label(), a.label(), a.label());
     let (by_fd, socket, ioctl, fcntl, sendto, fstat, statx, mmap) =
         (a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label(), a.label());
-    let socketpair = a.label();
+    let (socketpair, splice, splice_from) = (a.label(), a.label(), a.label());
     a.load(ARCH);
     a.jeq(NATIVE, native);
     foreign(&mut a, enosys);
@@ -140,6 +146,7 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
     on(&mut a, libc::SYS_newfstatat, fstat);
     on(&mut a, libc::SYS_statx, statx);
     on(&mut a, libc::SYS_mmap, mmap);
+    on(&mut a, libc::SYS_splice, splice);
     for nr in ALWAYS {
         on(&mut a, *nr, notify);
     }
@@ -154,6 +161,14 @@ fn program(fd_base: u32) -> Vec<libc::sock_filter> {
         a.jset(u32::MAX, notify);
     }
     a.place(by_fd);
+    fd_check(&mut a, fd_base, allow, notify);
+
+    // splice(2) from or to one.
+    a.place(splice);
+    a.load(arg_lo(2));
+    a.jge(0x8000_0000, splice_from);
+    a.jge(fd_base, notify);
+    a.place(splice_from);
     fd_check(&mut a, fd_base, allow, notify);
 
     // Shared mappings of our descriptors: packet rings. The one call in here that is frequent otherwise.

@@ -1,5 +1,7 @@
 //! dup, dup2, dup3 and F_DUPFD of message sockets: copies stay at numbers the filter sees, where that is possible.
 
+use ferronet_linux::SockId;
+
 use crate::join::FD_BASE;
 use crate::listen::sys_limit;
 use crate::obj::Body;
@@ -9,7 +11,7 @@ use crate::supervisor::{Answer, Call, Supervisor};
 use crate::sys::Ours;
 
 /// dup(fd), dup2(fd, new), dup3(fd, new, flags), fcntl(fd, F_DUPFD…, min).
-pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
+pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> Answer {
     if !matches!(s.objects.get(o.key).map(|x| &x.body), Some(Body::Message(..))) {
         return Answer::Continue;
     }
@@ -20,8 +22,7 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
         if n.int(1) >= 0 && n.ptr(1) as u32 >= FD_BASE {
             return Answer::Continue;
         }
-        go_native(s, o);
-        return Answer::Continue;
+        return to_low(s, o, sock);
     }
     if n.nr == libc::SYS_fcntl && n.ptr(2) as u32 > FD_BASE {
         return Answer::Continue;
@@ -29,8 +30,7 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
     let cloexec = n.nr == libc::SYS_fcntl && n.int(1) == libc::F_DUPFD_CLOEXEC;
     let slot = s.high_slot(n.tid);
     if matches!(slot, Slot::Lowest) {
-        go_native(s, o);
-        return Answer::Continue;
+        return to_low(s, o, sock);
     }
     let Some(theirs) = o.theirs(s) else { return Answer::Continue };
     let Some(l) = s.listener(call.listener) else { return Answer::Done };
@@ -39,6 +39,16 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours) -> Answer {
         Err(e) if os::errno_of(&e) == libc::ENOENT => Answer::Done,
         Err(e) => Answer::Err(sys_limit(&e)),
     }
+}
+
+/// A copy below the base. A connected socket works there, as bytes flow through the pair; another one would lose who sent what
+/// without a word, so it is told that there is no such descriptor to have.
+fn to_low(s: &mut Supervisor, o: &Ours, sock: SockId) -> Answer {
+    if s.kernel.getpeername(sock).is_err() {
+        return Answer::Err(libc::EMFILE);
+    }
+    go_native(s, o);
+    Answer::Continue
 }
 
 /// From now on bytes flow through the pair: names and control data are lost.

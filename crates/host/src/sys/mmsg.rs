@@ -85,7 +85,36 @@ pub(crate) fn recv(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> A
     }
     s.settle_message(o);
     s.lower_pollerr(call, o);
-    Answer::Ret(done as i64)
+    match time_left(s, call, sock) {
+        Ok(()) => Answer::Ret(done as i64),
+        Err(e) => Answer::Err(e),
+    }
+}
+
+/// Writes the time that is left into the timeout argument, as after at least one datagram (`__sys_recvmmsg`).
+fn time_left(s: &mut Supervisor, call: &Call, sock: SockId) -> Result<(), i32> {
+    let (tid, ptr) = (call.n.tid, call.n.ptr(4));
+    if ptr == 0 {
+        return Ok(());
+    }
+    let whole = timeout_ns(&mem::read_val(tid, ptr)?)?;
+    // A parked call began as long before its deadline as the shorter of the two times it had.
+    let limit =
+        s.timeout_of(sock, libc::SO_RCVTIMEO).map_or(whole, |at| whole.min(at.saturating_sub(s.now_ns)));
+    let begun = call.deadline.map_or(s.now_ns, |at| at.saturating_sub(limit));
+    let left = whole.saturating_sub(s.now_ns.saturating_sub(begun));
+    let t = libc::timespec { tv_sec: (left / SECOND) as i64, tv_nsec: (left % SECOND) as i64 };
+    mem::write_val(tid, ptr, &t)
+}
+
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// A timeout in nanoseconds; EINVAL for none (`poll_select_set_timeout`).
+fn timeout_ns(t: &libc::timespec) -> Result<u64, i32> {
+    let sec = u64::try_from(t.tv_sec).map_err(|_| libc::EINVAL)?;
+    let nsec = u64::try_from(t.tv_nsec).ok().filter(|n| *n < SECOND).ok_or(libc::EINVAL)?;
+    Ok(sec.saturating_mul(SECOND).saturating_add(nsec))
 }
 
 fn wait(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, flags: i32) -> Answer {
@@ -94,13 +123,8 @@ fn wait(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId, flags: i32) -> 
     }
     let mut deadline = s.timeout_of(sock, libc::SO_RCVTIMEO);
     if call.n.ptr(4) != 0 {
-        match mem::read_val::<libc::timespec>(call.n.tid, call.n.ptr(4)) {
-            // poll_select_set_timeout
-            Ok(t) if t.tv_sec < 0 || !(0..1_000_000_000).contains(&t.tv_nsec) => {
-                return Answer::Err(libc::EINVAL);
-            }
-            Ok(t) => {
-                let ns = (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64);
+        match mem::read_val(call.n.tid, call.n.ptr(4)).and_then(|t| timeout_ns(&t)) {
+            Ok(ns) => {
                 let at = s.now_ns.saturating_add(ns);
                 deadline = Some(deadline.map_or(at, |d| d.min(at)));
             }

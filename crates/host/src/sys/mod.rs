@@ -82,11 +82,25 @@ pub(crate) fn dispatch(s: &mut Supervisor, call: &Call) -> Answer {
         }
         libc::SYS_ioctl => ioctl::ioctl(s, call),
         libc::SYS_mmap => crate::ring::mmap(s, call),
+        libc::SYS_splice => splice(s, call),
         _ => match ours(s, call) {
             Some(o) => on_object(s, call, o),
             None => Answer::Continue,
         },
     }
+}
+
+/// splice(2): what lies in the pair of a message socket are tokens, not data. As for a file that cannot be spliced, upon which
+/// programs read and write.
+fn splice(s: &mut Supervisor, call: &Call) -> Answer {
+    for fd in [call.n.int(0), call.n.int(2)] {
+        if let Some(o) = ours_at(s, call, fd)
+            && matches!(s.objects.get(o.key).map(|x| &x.body), Some(Body::Message(..) | Body::Proc(_)))
+        {
+            return Answer::Err(libc::EINVAL);
+        }
+    }
+    Answer::Continue
 }
 
 /// The object behind the call's first argument; `None` when it is not one of ours (or no descriptor at all).
@@ -135,15 +149,20 @@ fn on_object(s: &mut Supervisor, call: &Call, o: Ours) -> Answer {
         libc::SYS_setsockopt => opts::set(s, call, &o, stream, sock),
         libc::SYS_getsockopt => opts::get(s, call, &o, sock),
         libc::SYS_shutdown => names::shutdown(s, call, &o, stream, sock),
-        libc::SYS_dup | libc::SYS_dup3 | libc::SYS_fcntl => dup::dup(s, call, &o),
+        libc::SYS_dup | libc::SYS_dup3 | libc::SYS_fcntl => dup::dup(s, call, &o, sock),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_dup2 => dup::dup(s, call, &o),
+        libc::SYS_dup2 => dup::dup(s, call, &o, sock),
         // As Linux without TFO_CLIENT_ENABLE: programs connect then.
         libc::SYS_sendto if stream && call.n.int(3) & libc::MSG_FASTOPEN != 0 => {
             Answer::Err(libc::EOPNOTSUPP)
         }
         // A TCP socket that happens to have a high number: bytes flow natively.
         _ if stream => Answer::Continue,
+        // As splice() above.
+        libc::SYS_sendfile => Answer::Err(libc::EINVAL),
+        libc::SYS_preadv2 | libc::SYS_pwritev2 => Answer::Err(libc::EOPNOTSUPP),
+        // The kernel says ESPIPE.
+        libc::SYS_pread64 | libc::SYS_pwrite64 | libc::SYS_lseek => Answer::Continue,
         libc::SYS_sendmmsg => mmsg::send(s, call, &o, sock),
         libc::SYS_recvmmsg => mmsg::recv(s, call, &o, sock),
         _ => message::call(s, call, &o, sock),
@@ -176,6 +195,10 @@ fn is_of_sockets(nr: i64) -> bool {
 impl Supervisor {
     /// The CLOCK_MONOTONIC deadline a call that starts now has by SO_RCVTIMEO or SO_SNDTIMEO; `None`: waits for ever.
     pub(crate) fn timeout_of(&mut self, sock: SockId, name: i32) -> Option<u64> {
+        if let Some(t) = self.kernel.timeo(sock, name == libc::SO_SNDTIMEO) {
+            return (t > 0).then(|| self.now_ns.saturating_add(t));
+        }
+        // A netlink socket.
         let v = self.kernel.getsockopt(sock, libc::SOL_SOCKET, name, 16).ok()?;
         let part = |at: usize| v.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_ne_bytes);
         let (sec, usec) = (part(0)?, part(8)?);

@@ -185,7 +185,13 @@ pub(crate) fn call(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
         libc::SYS_write => wanted(n.ptr(2) as usize).and_then(|total| mem::read_vec(n.tid, n.ptr(1), total)),
         libc::SYS_writev => control_msg::iovecs(n.tid, n.ptr(1), n.ptr(2) as usize)
             .and_then(|(iov, total)| control_msg::gather(n.tid, &iov, wanted(total)?)),
-        libc::SYS_read => return read(s, call, key),
+        libc::SYS_pwrite64 => {
+            wanted(n.ptr(2) as usize).and_then(|total| mem::read_vec(n.tid, n.ptr(1), total))
+        }
+        libc::SYS_read => return read(s, call, key, None),
+        libc::SYS_pread64 => return read(s, call, key, Some(n.ptr(3))),
+        libc::SYS_lseek => return lseek(s, call, key),
+        libc::SYS_sendfile | libc::SYS_preadv2 | libc::SYS_pwritev2 => return Answer::Err(libc::EINVAL),
         _ => return Answer::Continue,
     };
     match data.and_then(|d| write(s, key, n.tid, &d)) {
@@ -200,17 +206,44 @@ fn write(s: &mut Supervisor, key: Key, tid: u32, data: &[u8]) -> Result<usize, i
     s.with_caller_in(tid, ns, |k, c| k.proc_write(c, &path, data)).map_err(|e| i32::from(e.0))
 }
 
-fn read(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
+/// lseek(2): the text has no length before it is read (SEEK_END is 0).
+fn lseek(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
+    let Some(Body::Proc(f)) = s.objects.get_mut(key).map(|o| &mut o.body) else {
+        return Answer::Err(libc::EBADF);
+    };
+    let base = match call.n.int(2) {
+        libc::SEEK_SET | libc::SEEK_END => 0,
+        libc::SEEK_CUR => f.offset,
+        _ => return Answer::Err(libc::EINVAL),
+    };
+    let to = i64::try_from(base).ok().and_then(|b| b.checked_add(call.n.ptr(1) as i64));
+    match to.and_then(|t| usize::try_from(t).ok()) {
+        Some(to) => {
+            f.offset = to;
+            Answer::Ret(to as i64)
+        }
+        None => Answer::Err(libc::EINVAL),
+    }
+}
+
+/// read(2), or pread(2) at an offset, which leaves the position alone.
+fn read(s: &mut Supervisor, call: &Call, key: Key, offset: Option<u64>) -> Answer {
     let n = &call.n;
+    if offset.is_some_and(|o| (o as i64) < 0) {
+        return Answer::Err(libc::EINVAL);
+    }
     let Some(Body::Proc(f)) = s.objects.get(key).map(|o| &o.body) else { return Answer::Err(libc::EBADF) };
-    let (ns, path, at) = (f.ns, f.path.clone(), f.offset);
+    let at = offset.map_or(f.offset, |o| usize::try_from(o).unwrap_or(usize::MAX));
+    let (ns, path) = (f.ns, f.path.clone());
     let text = s.with_caller_in(n.tid, ns, |k, c| k.proc_read(c, &path)).unwrap_or_default();
     let rest = text.get(at..).unwrap_or_default();
     let part = rest.get(..rest.len().min(n.ptr(2) as usize)).unwrap_or_default();
     if let Err(e) = mem::write(n.tid, n.ptr(1), part) {
         return Answer::Err(e);
     }
-    if let Some(Body::Proc(f)) = s.objects.get_mut(key).map(|o| &mut o.body) {
+    if offset.is_none()
+        && let Some(Body::Proc(f)) = s.objects.get_mut(key).map(|o| &mut o.body)
+    {
         f.offset += part.len();
     }
     Answer::Ret(part.len() as i64)

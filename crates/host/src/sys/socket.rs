@@ -34,13 +34,16 @@ pub(crate) fn socket(s: &mut Supervisor, call: &Call) -> Answer {
     };
     s.kernel.set_inode(sock, os::inode(theirs.as_fd()));
     let slot = if stream { Slot::Lowest } else { s.high_slot(tid) };
+    if !stream && matches!(slot, Slot::Lowest) {
+        // At a low number the filter cannot see it: bytes would flow without addresses and control data.
+        s.kernel.close(sock);
+        return Answer::Err(libc::EMFILE);
+    }
     let cookie = os::cookie(theirs.as_fd()).unwrap_or(0);
     let body = if stream {
         Body::Stream(sock, Stream::new(Phase::Fresh))
     } else {
-        // At a low number the filter cannot see it: bytes flow natively.
-        let native = matches!(slot, Slot::Lowest);
-        Body::Message(sock, Message { native, ..Message::default() })
+        Body::Message(sock, Message::default())
     };
     if stream {
         // Linux says ENOTCONN to who reads now; here a read at least ends, with EAGAIN, until connect() (connect.rs).
@@ -66,13 +69,13 @@ pub(crate) fn inject(
     while let (Err(e), Slot::At(n)) = (&done, slot)
         && os::errno_of(e) == libc::EBADF
     {
-        // Beyond the program's RLIMIT_NOFILE. When all our numbers are: a low one, where bytes flow natively.
+        // Beyond the program's RLIMIT_NOFILE. When all our numbers are: no socket (EMFILE), but a low one for a file.
         slot = s.lower_slot(call.n.tid, n);
+        if matches!((&object.body, slot), (Body::Message(..), Slot::Lowest)) {
+            break;
+        }
         let Some(listener) = s.listener(call.listener) else { return Answer::Done };
         done = seccomp::inject(listener, call.n.id, theirs, slot, cloexec);
-        if let (Body::Message(_, m), Slot::Lowest) = (&mut object.body, slot) {
-            m.native = true;
-        }
     }
     match done {
         Ok(fd) => {

@@ -115,6 +115,15 @@ impl Kernel {
         Ok(v.get(..len).map_or_else(|| v.clone(), <[u8]>::to_vec))
     }
 
+    /// `SO_SNDTIMEO` or `SO_RCVTIMEO` as it counts, nanoseconds: 0 waits for ever, 1 not at all (what was set was negative, which
+    /// `getsockopt` shows as 0). `None` for other families.
+    #[must_use]
+    pub fn timeo(&self, s: SockId, send: bool) -> Option<u64> {
+        let (ns, key) = self.inet_ref(s).ok()?;
+        let o = ns.socks.socks.get(key)?.common.opts.as_deref();
+        Some(o.map_or(0, |o| if send { o.sndtimeo } else { o.rcvtimeo }))
+    }
+
     /// `setsockopt(2)` of internet and packet sockets.
     pub(super) fn set_opt(
         &mut self,
