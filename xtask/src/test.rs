@@ -40,7 +40,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("useradd", "passwd"),
     ("newuidmap", "uidmap"),
     ("sudo", "sudo"),
-    ("nc", "netcat-openbsd"),
+    ("nc.openbsd", "netcat-openbsd"),
     ("git", "git"),
 ];
 

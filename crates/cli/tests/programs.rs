@@ -260,12 +260,20 @@ fn python_asyncio() -> Lab {
 
 fn iperf3_tcp_and_udp() -> Lab {
     let name = "iperf3_tcp_and_udp";
+    // Between two runs the server does not listen for a moment. Nothing else is tried again.
+    let ask = |arguments: &str| {
+        format!(
+            "for i in $(seq 100); do out=$(iperf3 -t 1 {arguments} 2>&1) && break\n\
+             case $out in *'unable to connect'*|*'server is busy'*) sleep 0.1;; *) break;; esac\n\
+             done; echo \"$out\""
+        )
+    };
     let programs = server("server", "tcp:5201", "\"iperf3 -s\"")
-        + &client("tcp", "server", "iperf3 -c 10.0.0.1 -t 1")
-        + &client("reverse", "tcp", "iperf3 -c 10.0.0.1 -t 1 -R")
-        + &client("four", "reverse", "iperf3 -c 10.0.0.1 -t 1 -P 4")
-        + &client("udp", "four", "iperf3 -c 10.0.0.1 -t 1 -u -b 20M")
-        + &client("six", "udp", "iperf3 -6 -c fd00::1 -t 1");
+        + &client("tcp", "server", &ask("-c 10.0.0.1"))
+        + &client("reverse", "tcp", &ask("-c 10.0.0.1 -R"))
+        + &client("four", "reverse", &ask("-c 10.0.0.1 -P 4"))
+        + &client("udp", "four", &ask("-c 10.0.0.1 -u -b 20M"))
+        + &client("six", "udp", &ask("-6 -c fd00::1"));
     let check = |e: &Ended| assert_eq!(e.out.matches("iperf Done.").count(), 5, "{}", e.out);
     Lab { name, needs: &["iperf3"], programs, files: Files::new(name), check }
 }
@@ -313,12 +321,12 @@ fn everyday_programs() -> Lab {
         + &server(
             "gets",
             "tcp:9000",
-            &format!("[\"sh\", \"-c\", \"nc -l 10.0.0.1 9000 > {dir}/got; exec tail -f /dev/null\"]"),
+            &format!("[\"sh\", \"-c\", \"nc.openbsd -l 10.0.0.1 9000 > {dir}/got; exec tail -f /dev/null\"]"),
         )
         + &server(
             "gives",
             "tcp:9001",
-            &format!("[\"sh\", \"-c\", \"nc -N -l 10.0.0.1 9001 < {data}; exec tail -f /dev/null\"]"),
+            &format!("[\"sh\", \"-c\", \"nc.openbsd -N -l 10.0.0.1 9001 < {data}; exec tail -f /dev/null\"]"),
         )
         + &client(
             "web-client",
@@ -333,10 +341,10 @@ fn everyday_programs() -> Lab {
                  tracepath -n 10.0.0.1 | grep -q '10.0.0.1 .*reached'; echo traced"
             ),
         )
-        + &client("nc-to", "gets", &format!("nc -N 10.0.0.1 9000 < {data}; echo sent"))
-        + &client("nc-from", "gives", &format!("nc -d 10.0.0.1 9001 | cmp - {data}; echo received"))
+        + &client("nc-to", "gets", &format!("nc.openbsd -N 10.0.0.1 9000 < {data}; echo sent"))
+        + &client("nc-from", "gives", &format!("nc.openbsd -d 10.0.0.1 9001 | cmp - {data}; echo received"))
         + &client("nc-check", "nc-to", &format!("cmp {dir}/got {data}; echo arrived"));
-    let needs = &["python3", "curl", "git", "nc", "tracepath"];
+    let needs = &["python3", "curl", "git", "nc.openbsd", "tracepath"];
     let check = |e: &Ended| {
         lines(e, &["downloaded", "uploaded", "cloned", "traced", "sent", "received", "arrived"]);
     };
