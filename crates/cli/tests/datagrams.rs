@@ -32,3 +32,18 @@ fn source_specific_multicast_is_the_kernels() {
         assert!(out.contains(&format!("  {want}\n")), "{want}: {out}");
     }
 }
+
+#[test]
+fn routes_and_sizes_of_datagrams_are_the_kernels() {
+    let Some(out) = twin("routes_and_sizes_of_datagrams_are_the_kernels", "sends.py") else { return };
+    for want in [
+        "2 10.9.0.1 MSG_DONTROUTE: ENETUNREACH",
+        "10.9.1.1 mode 1 1746 by 873: EMSGSIZE",
+        "10.9.1.1 mode 1 1744 by 872: 1744",
+        "e0 2 0: 64",
+        "e0 2 bound: EINVAL",
+        "lo 2 0: 64",
+    ] {
+        assert!(out.contains(&format!("  {want}\n")), "{want}: {out}");
+    }
+}

@@ -27,12 +27,9 @@ const MSG_MORE: i32 = 0x8000;
 /// Bytes of `struct sockaddr_ll`.
 const SOCKADDR_LL: usize = 20;
 
-/// A parsed `struct sockaddr_ll`.
+/// A parsed `struct sockaddr_ll`. Its family matters to bind(2) alone (`packet_bind`), not to sendto(2).
 pub(super) fn parse_ll(b: &[u8]) -> Result<LinkDest, Errno> {
     let b: &[u8; SOCKADDR_LL] = b.first_chunk().ok_or(Errno::EINVAL)?;
-    if u16::from_ne_bytes([b[0], b[1]]) != af::PACKET as u16 {
-        return Err(Errno::EINVAL);
-    }
     let mut addr = [0; 8];
     addr.copy_from_slice(&b[12..20]);
     Ok(LinkDest {
@@ -163,6 +160,9 @@ impl Kernel {
         match &ns.socks.socks.get(key).ok_or(Errno::EBADF)?.proto {
             Proto::Packet(_) => {
                 let a = parse_ll(name)?;
+                if name.first_chunk().is_none_or(|f| u16::from_ne_bytes(*f) != af::PACKET as u16) {
+                    return Err(Errno::EINVAL);
+                }
                 packet::bind(ns, key, a.dev, a.protocol).map(Some)
             }
             Proto::Raw(_) => {
@@ -270,7 +270,13 @@ impl Kernel {
         let x = ns.socks.socks.get(key).ok_or(Errno::EBADF)?;
         let kind = kind_of(&x.proto);
         // Facts that are not in the packet, gathered before it is lent out.
-        let front = x.proto.rx().and_then(datagram::RxQueue::front);
+        let peek = r.flags & MSG_PEEK != 0;
+        let off = peek_off(&x.proto, &x.common);
+        let (nth, skip) = match (peek, x.proto.rx()) {
+            (true, Some(q)) => q.peek_position(off.unwrap_or(0)),
+            (_, _) => (0, 0),
+        };
+        let front = x.proto.rx().and_then(|q| q.nth(nth));
         let stamp = front.map_or(0, |p| wall(ns, p));
         let drops = x.proto.rx().map_or(0, |q| q.drops);
         let spec = front.map_or(Ipv4Addr::UNSPECIFIED, |p| spec_dst(ns, p));
@@ -278,11 +284,10 @@ impl Kernel {
             (Proto::Packet(ps), Some(p)) => Some(link_facts(ns, ps, p)),
             _ => None,
         };
-        let peek = r.flags & MSG_PEEK != 0;
-        let got = datagram::recv(ns, key, peek, |p, c| {
+        let show = |p: &Packet, c: &SockCommon| {
             let mut out = Received { len: p.len(), ..Received::default() };
-            let mut data = vec![0; r.len.min(p.len())];
-            let _ = p.copy_bits(0, &mut data);
+            let mut data = vec![0; r.len.min(p.len() - skip.min(p.len()))];
+            let _ = p.copy_bits(skip, &mut data);
             out.data = data;
             let mut w = cmsg::Writer::new(r.control_len);
             cmsg::sock_recv(&mut w, c, p, stamp, drops);
@@ -304,18 +309,42 @@ impl Kernel {
                 cmsg::ip_recv(&mut w, c, p, spec);
             }
             (out.control, out.flags) = w.finish();
-            if out.len > out.data.len() {
+            if out.len > out.data.len() + skip {
                 out.flags |= MSG_TRUNC;
             }
             out
-        })?;
-        if got.is_some() {
+        };
+        let got =
+            if peek { datagram::peek_nth(ns, key, nth, show) } else { datagram::recv(ns, key, false, show) }?;
+        if let Some(g) = &got {
+            if let Some(off) = off {
+                move_peek_off(
+                    ns,
+                    key,
+                    if peek { off + g.data.len() } else { off.saturating_sub(g.data.len()) },
+                );
+            }
             if !peek && let Some(Proto::Packet(ps)) = ns.socks.socks.get_mut(key).map(|x| &mut x.proto) {
                 ps.lens.pop_front();
             }
             remember_stamp(ns, key, stamp);
         }
         Ok(got.unwrap_or_default())
+    }
+}
+
+/// Where MSG_PEEK of a UDP socket reads (`SO_PEEK_OFF`), bytes; `None` while it is off.
+fn peek_off(proto: &Proto, c: &SockCommon) -> Option<usize> {
+    match proto {
+        Proto::Udp(_) => usize::try_from(c.opts.as_ref().map_or(-1, |o| o.peek_off)).ok(),
+        Proto::Tcp(_) | Proto::Raw(_) | Proto::Ping(_) | Proto::Packet(_) => None,
+    }
+}
+
+/// `sk_peek_offset_fwd`, `sk_peek_offset_bwd`.
+fn move_peek_off(ns: &mut Namespace, key: SockKey, off: usize) {
+    if let Ok(c) = ns.socks.common_mut(key) {
+        c.rare().peek_off = i32::try_from(off).unwrap_or(i32::MAX);
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Flow {
     pub dport: u16,
     /// Flow hash for multipath.
     pub hash: u32,
+    /// Routes of a wider scope do not count (`flowi4_scope`): [`scope::LINK`] for what may not go through a gateway.
+    pub scope: u8,
 }
 
 impl Flow {
@@ -50,6 +52,7 @@ impl Flow {
             sport: 0,
             dport: 0,
             hash: 0,
+            scope: scope::UNIVERSE,
         }
     }
 }
@@ -167,6 +170,10 @@ fn pick<R>(
 ) -> Option<Option<R>> {
     if e.kind == RouteType::Throw {
         return Some(None);
+    }
+    // fib_table_lookup: a gateway's route is UNIVERSE, one on the link is LINK.
+    if e.scope < flow.scope {
+        return None;
     }
     let suppressed = rule.suppress_prefixlen.is_some_and(|n| u32::from(e.dst_len) <= n);
     if e.nexthops.is_empty() {

@@ -70,6 +70,23 @@ impl RxQueue {
     pub fn front(&self) -> Option<&Packet> {
         self.queue.front()
     }
+    /// The `n`th oldest.
+    #[must_use]
+    pub fn nth(&self, n: usize) -> Option<&Packet> {
+        self.queue.iter().nth(n)
+    }
+    /// Which message lies `off` bytes behind the oldest one's start (`SO_PEEK_OFF`), and how many bytes of it come before
+    /// (`__skb_try_recv_from_queue`).
+    #[must_use]
+    pub fn peek_position(&self, mut off: usize) -> (usize, usize) {
+        for (n, p) in self.queue.iter().enumerate() {
+            if off == 0 || off < p.len() {
+                return (n, off);
+            }
+            off -= p.len();
+        }
+        (self.queue.len(), off)
+    }
     /// Takes the oldest; `size` tells what it was charged.
     pub fn pop(&mut self, size: impl FnOnce(&Packet) -> u32) -> Option<Packet> {
         let p = self.queue.pop()?;
@@ -205,6 +222,9 @@ pub fn recv<R>(
     peek: bool,
     f: impl FnOnce(&Packet, &SockCommon) -> R,
 ) -> Result<Option<R>, Errno> {
+    if peek {
+        return peek_nth(ns, key, 0, f);
+    }
     let s = ns.socks.socks.get_mut(key).ok_or(Errno::EBADF)?;
     if let Some(e) = s.common.take_err() {
         return Err(e);
@@ -212,13 +232,6 @@ pub fn recv<R>(
     let shut = s.common.shutdown & shut::RCV != 0;
     let udp = matches!(s.proto, Proto::Udp(_));
     let Some(rx) = s.proto.rx_mut() else { return Err(Errno::EOPNOTSUPP) };
-    if peek {
-        return match rx.front() {
-            Some(p) => Ok(Some(f(p, &s.common))),
-            None if shut => Ok(None),
-            None => Err(Errno::EAGAIN),
-        };
-    }
     let got = if udp { rx.pop_udp(charge, s.common.rcvbuf) } else { rx.pop(charge) };
     match got {
         Some(p) => {
@@ -235,6 +248,28 @@ pub fn recv<R>(
             Ok(Some(r))
         }
         None if shut => Ok(None),
+        None => Err(Errno::EAGAIN),
+    }
+}
+
+/// Shows the `n`th oldest message and leaves it.
+///
+/// # Errors
+/// As [`recv`].
+pub fn peek_nth<R>(
+    ns: &mut Namespace,
+    key: SockKey,
+    n: usize,
+    f: impl FnOnce(&Packet, &SockCommon) -> R,
+) -> Result<Option<R>, Errno> {
+    let s = ns.socks.socks.get_mut(key).ok_or(Errno::EBADF)?;
+    if let Some(e) = s.common.take_err() {
+        return Err(e);
+    }
+    let rx = s.proto.rx().ok_or(Errno::EOPNOTSUPP)?;
+    match rx.nth(n) {
+        Some(p) => Ok(Some(f(p, &s.common))),
+        None if s.common.shutdown & shut::RCV != 0 => Ok(None),
         None => Err(Errno::EAGAIN),
     }
 }

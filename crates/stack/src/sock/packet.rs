@@ -302,7 +302,8 @@ pub fn sendmsg(
 ) -> Result<usize, Errno> {
     let s = sock_mut(ns, key)?;
     let dgram = s.dgram;
-    let dest = dest.unwrap_or(LinkDest { dev: s.dev, protocol: s.protocol, addr: [0; 8], halen: 6 });
+    let named = dest.is_some();
+    let dest = dest.unwrap_or(LinkDest { dev: s.dev, protocol: s.protocol, addr: [0; 8], halen: 0 });
     let d = ns.devs.get(dest.dev).ok_or(Errno::ENXIO)?;
     if !d.is_up() {
         return Err(Errno::ENETDOWN);
@@ -313,7 +314,9 @@ pub fn sendmsg(
     if len > room {
         return Err(Errno::EMSGSIZE);
     }
-    if (!dgram && len < header) || (dgram && header > 0 && dest.halen < 6) {
+    // packet_snd does not ask for sll_halen. Without any address only devices that resolve none know a destination (eth_header).
+    let nobody = dgram && header > 0 && !named && !d.is_loopback() && d.flags & iff::NOARP == 0;
+    if (!dgram && len < header) || nobody {
         return Err(Errno::EINVAL);
     }
     let source = d.mac;

@@ -15,7 +15,7 @@ use crate::fib::{Family, Flow, RouteType};
 use crate::ipv4::icmp::IcmpError;
 use crate::ipv4::input::csum_packet;
 use crate::ns::Namespace;
-use crate::udp::{Dest, MsgOpts, check_family, lookup, scope_of};
+use crate::udp::{Dest, MsgOpts, check_family, flow_scope, flow_tos, lookup, scope_of};
 
 /// A raw socket.
 #[derive(Debug, Default)]
@@ -184,6 +184,8 @@ pub fn connect(ns: &mut Namespace, key: SockKey, dest: &Dest) -> Result<(), Errn
     let flow = Flow {
         src,
         oif: output_dev(c, dest.addr, oif),
+        tos: flow_tos(c, None, dest.addr),
+        scope: flow_scope(c, false, dest.addr),
         mark: c.mark,
         uid: c.uid,
         proto: c.protocol,

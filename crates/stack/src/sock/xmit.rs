@@ -12,7 +12,7 @@ use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ipv4::output::{IpHeader, ip_queue_xmit};
 use crate::ipv6::output::{Ip6Header, ip6_xmit};
 use crate::ns::Namespace;
-use crate::udp::{Dest, MsgOpts, check_pktinfo6, lookup, scope_of};
+use crate::udp::{Dest, MsgOpts, check_pktinfo6, flow_scope, flow_tos, lookup, scope_of};
 
 /// Addresses and route of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,8 @@ pub(crate) fn portless_way(ns: &mut Namespace, key: SockKey, dest: &Dest, m: &Ms
     let flow = Flow {
         src: m.saddr.filter(|a| !a.is_unspecified()).unwrap_or(own),
         oif: output_dev(c, dest.addr, scope),
-        tos: m.tos.unwrap_or(c.tos) & 0x1c,
+        tos: flow_tos(c, m.tos, dest.addr),
+        scope: flow_scope(c, m.dontroute, dest.addr),
         mark: m.mark.unwrap_or(c.mark),
         uid: c.uid,
         proto: c.protocol,

@@ -139,6 +139,7 @@ pub(super) fn flow_of(c: &SockCommon, t: &FourTuple) -> Flow {
     Flow {
         src: t.laddr,
         tos: c.tos & 0x1c,
+        scope: crate::udp::flow_scope(c, false, t.raddr),
         mark: c.mark,
         oif: c.bound_dev,
         uid: c.uid,

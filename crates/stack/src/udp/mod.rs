@@ -14,7 +14,7 @@ use crate::sock::datagram::RxQueue;
 
 pub use input::{udp_err, udp_rcv, udpv6_rcv};
 pub use output::{Dest, abort, connect, disconnect, push_pending, sendmsg};
-pub(crate) use output::{check_family, check_pktinfo6, lookup, scope_of};
+pub(crate) use output::{check_family, check_pktinfo6, flow_scope, flow_tos, lookup, scope_of};
 pub use table::UdpTable;
 pub(crate) use table::{hash, unhash};
 

@@ -11,6 +11,7 @@ use ferronet_wire::checksum::{csum_fold_partial, csum_ipv6_nofold, csum_tcpudp_n
 use ferronet_wire::ipproto::IPPROTO_UDP;
 
 use super::{Cork, MsgOpts, table};
+use crate::dev::scope;
 use crate::fib::{Family, Flow, Route, RouteType};
 use crate::ns::Namespace;
 use crate::sock::datagram::{ignore_df, output_dev, path_mtu, pending_error, route_output};
@@ -49,7 +50,13 @@ pub fn connect(ns: &mut Namespace, key: SockKey, dest: &Dest) -> Result<(), Errn
     let oif = scope_of(c, &dest)?;
     let src = c.local.to_canonical();
     let src = if src.is_ipv4() == dest.addr.is_ipv4() { src } else { Family::of(dest.addr).any() };
-    let mut flow = flow_of(c, &dest, if src.is_multicast() { Family::of(dest.addr).any() } else { src }, oif);
+    let mut flow = flow_of(
+        c,
+        &dest,
+        if src.is_multicast() { Family::of(dest.addr).any() } else { src },
+        oif,
+        &MsgOpts::default(),
+    );
     flow.oif = output_dev(c, dest.addr, oif);
     let flags = c.flags;
     let (route, saddr) = lookup(ns, flags, &flow)?;
@@ -136,10 +143,11 @@ pub(crate) fn scope_of(c: &SockCommon, d: &Dest) -> Result<IfIndex, Errno> {
     }
 }
 
-fn flow_of(c: &SockCommon, d: &Dest, src: IpAddr, oif: IfIndex) -> Flow {
+fn flow_of(c: &SockCommon, d: &Dest, src: IpAddr, oif: IfIndex, m: &MsgOpts) -> Flow {
     Flow {
         src,
-        tos: c.tos & 0x1c,
+        tos: flow_tos(c, m.tos, d.addr),
+        scope: flow_scope(c, m.dontroute, d.addr),
         mark: c.mark,
         oif,
         uid: c.uid,
@@ -148,6 +156,24 @@ fn flow_of(c: &SockCommon, d: &Dest, src: IpAddr, oif: IfIndex) -> Flow {
         dport: d.port,
         ..Flow::to(d.addr)
     }
+}
+
+/// The traffic class that rules and routes see: `IP_TOS` of the message or socket, or `IPV6_TCLASS` (`ip6_make_flowinfo`)
+/// without its ECN bits.
+pub(crate) fn flow_tos(c: &SockCommon, tos: Option<u8>, dst: IpAddr) -> u8 {
+    match dst {
+        IpAddr::V4(_) => tos.unwrap_or(c.tos) & 0x1c,
+        IpAddr::V6(_) => {
+            let own = || c.opts.as_ref().map_or(0, |o| u8::try_from(o.tclass).unwrap_or(0));
+            tos.unwrap_or_else(own) & 0xfc
+        }
+    }
+}
+
+/// `SO_DONTROUTE` and `MSG_DONTROUTE` ask for a destination on the link (`ip_sock_rt_scope`); IPv6 knows neither.
+pub(crate) fn flow_scope(c: &SockCommon, dontroute: bool, dst: IpAddr) -> u8 {
+    let on_link = dontroute || c.flags.contains(SockFlags::DONTROUTE);
+    if on_link && dst.is_ipv4() { scope::LINK } else { scope::UNIVERSE }
 }
 
 /// A lookup whose failure counts (`ip_route_output_flow` in `udp_sendmsg`). `flags` are the socket's.
@@ -295,7 +321,7 @@ fn send_one(ns: &mut Namespace, key: SockKey, mut dest: Dest, data: Bytes, m: &M
         };
     }
     check_pktinfo6(ns, c, &dest, m)?;
-    let scope = if m.oif.is_none() { scope_of(c, &dest)? } else { m.oif };
+    let dev = if m.oif.is_none() { scope_of(c, &dest)? } else { m.oif };
     let own = c.local.to_canonical();
     let any = Family::of(dest.addr).any();
     let own = if own.is_ipv4() == dest.addr.is_ipv4() && !own.is_multicast() { own } else { any };
@@ -305,11 +331,8 @@ fn send_one(ns: &mut Namespace, key: SockKey, mut dest: Dest, data: Bytes, m: &M
     {
         src = IpAddr::V4(o.mc_addr);
     }
-    let mut flow = flow_of(c, &dest, src, output_dev(c, dest.addr, scope));
+    let mut flow = flow_of(c, &dest, src, output_dev(c, dest.addr, dev), m);
     flow.mark = m.mark.unwrap_or(c.mark);
-    if let Some(t) = m.tos {
-        flow.tos = t & 0x1c;
-    }
     let flags = c.flags;
     let (route, saddr) = lookup(ns, flags, &flow)?;
     let c = ns.socks.common(key)?;
@@ -333,9 +356,12 @@ fn send_one(ns: &mut Namespace, key: SockKey, mut dest: Dest, data: Bytes, m: &M
         return Err(Errno::EMSGSIZE);
     }
     let gso = usize::from(gso);
-    if gso > 0 && data.len() > gso {
-        let no_check = c.flags.contains(SockFlags::NO_CHECK);
-        if header + UdpHdr::LEN + gso > mtu || data.len() > gso * UDP_MAX_SEGMENTS || no_check {
+    if gso > 0 {
+        // udp_send_skb, udp_v6_send_skb: each segment must fit the path as it is.
+        if header + UdpHdr::LEN + gso.min(data.len()) > mtu {
+            return Err(Errno::EMSGSIZE);
+        }
+        if data.len() > gso * UDP_MAX_SEGMENTS || c.flags.contains(SockFlags::NO_CHECK) {
             return Err(Errno::EINVAL);
         }
     }

@@ -234,7 +234,11 @@ fn sizes_segments_and_corking() {
     let m = MsgOpts { gso_size: Some(1000), ..MsgOpts::default() };
     assert_eq!(sendmsg(t.ns(a), c, to(B, 5000), Bytes::from(vec![9; 2500]), &m), Ok(2500));
     let too_big = MsgOpts { gso_size: Some(1473), ..MsgOpts::default() };
-    assert_eq!(sendmsg(t.ns(a), c, to(B, 5000), Bytes::from(vec![9; 2500]), &too_big), Err(Errno::EINVAL));
+    assert_eq!(sendmsg(t.ns(a), c, to(B, 5000), Bytes::from(vec![9; 2500]), &too_big), Err(Errno::EMSGSIZE));
+    // One segment alone must fit, too; one that is shorter than its limit does.
+    assert_eq!(sendmsg(t.ns(a), c, to(B, 5000), Bytes::from(vec![9; 1473]), &too_big), Err(Errno::EMSGSIZE));
+    let many = MsgOpts { gso_size: Some(10), ..MsgOpts::default() };
+    assert_eq!(sendmsg(t.ns(a), c, to(B, 5000), Bytes::from(vec![9; 1281]), &many), Err(Errno::EINVAL));
     t.run();
     let mut sizes = Vec::new();
     while let Ok(Some(d)) = t.recv(b, s) {
@@ -323,4 +327,47 @@ fn filters_by_source_decide_what_a_member_receives() {
     mcast::leave(t.ns(b), r, &at).unwrap();
     mcast::leave(t.ns(b), all, &at).unwrap();
     assert!(t.ns(b).devs.get(dev).unwrap().mc_sources.is_empty());
+}
+
+#[test]
+fn dontroute_reaches_the_link_alone() {
+    use crate::dev::scope;
+    use crate::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, proto, table_id};
+    let mut t = Two::new();
+    let a = t.a;
+    let far: IpAddr = "10.9.0.1".parse().unwrap();
+    let on_link: IpAddr = "10.8.0.1".parse().unwrap();
+    for (prefix, gw) in [("10.9.0.0", Some(B)), ("10.8.0.0", None)] {
+        let e = FibEntry {
+            dst: prefix.parse().unwrap(),
+            dst_len: 16,
+            tos: 0,
+            table: table_id::MAIN,
+            priority: 0,
+            protocol: proto::BOOT,
+            scope: if gw.is_some() { scope::UNIVERSE } else { scope::LINK },
+            kind: RouteType::Unicast,
+            prefsrc: None,
+            nexthops: smallvec::smallvec![NextHop { gw, dev: IfIndex(2), weight: 0, flags: 0, realm: 0 }],
+            metrics: Metrics::default(),
+            pref: 0,
+            expires: None,
+        };
+        let table = t.ns(a).fib.table_mut(Family::V4, table_id::MAIN);
+        table.insert(e, How::ADD).unwrap();
+    }
+    let c = t.udp(a);
+    let once = MsgOpts { dontroute: true, ..MsgOpts::default() };
+    let x = || Bytes::from_static(b"\x08\0\0\0\0\0\0\0");
+    assert_eq!(sendmsg(t.ns(a), c, to(far, 9), x(), &MsgOpts::default()), Ok(8));
+    assert_eq!(sendmsg(t.ns(a), c, to(far, 9), x(), &once), Err(Errno::ENETUNREACH));
+    assert_eq!(sendmsg(t.ns(a), c, to(on_link, 9), x(), &once), Ok(8));
+    assert_eq!(sendmsg(t.ns(a), c, to(B, 9), x(), &once), Ok(8));
+    t.ns(a).socks.common_mut(c).unwrap().flags |= SockFlags::DONTROUTE;
+    assert_eq!(send(&mut t, a, c, to(far, 9), b"x"), Err(Errno::ENETUNREACH));
+    assert_eq!(connect(t.ns(a), c, &to(far, 9).unwrap()), Err(Errno::ENETUNREACH));
+    let p = t.sock(a, 2, 1, Proto::Ping(Box::default()));
+    assert_eq!(crate::sock::ping::sendmsg(t.ns(a), p, to(far, 0), x(), &once), Err(Errno::ENETUNREACH));
+    let r = t.sock(a, 2, 112, Proto::Raw(Box::default()));
+    assert_eq!(crate::sock::raw::sendmsg(t.ns(a), r, to(far, 0), x(), &once), Err(Errno::ENETUNREACH));
 }

@@ -301,3 +301,36 @@ fn tcp_between_namespaces_with_info() {
     l.k.ns_destroy(b);
     assert_eq!(l.k.sock_info(n), None);
 }
+
+#[test]
+fn peeking_goes_on_where_it_ended() {
+    const SO_PEEK_OFF: i32 = 42;
+    const MSG_PEEK: i32 = 2;
+    const MSG_TRUNC: i32 = 0x20;
+    let mut l = Lab::new();
+    let a = l.a;
+    let s = l.socket(a, 2, 2, 0).unwrap();
+    l.bind(s, &sin("127.0.0.1", 7)).unwrap();
+    l.set(s, 1, SO_PEEK_OFF, &0i32.to_ne_bytes()).unwrap();
+    l.send(s, &sin("127.0.0.1", 7), b"abcdef", &[]).unwrap();
+    l.send(s, &sin("127.0.0.1", 7), b"ghi", &[]).unwrap();
+    let off = |l: &mut Lab| {
+        i32::from_ne_bytes(l.k.getsockopt(s, 1, SO_PEEK_OFF, 4).unwrap()[..].try_into().unwrap())
+    };
+    let recv = |l: &mut Lab, len, flags| {
+        l.k.recvmsg(s, RecvReq { len, control_len: 0, flags })
+            .map(|r| (r.data.to_vec(), r.flags & MSG_TRUNC != 0))
+    };
+    assert_eq!(recv(&mut l, 2, MSG_PEEK), Ok((b"ab".to_vec(), true)));
+    assert_eq!(off(&mut l), 2);
+    assert_eq!(recv(&mut l, 2, MSG_PEEK), Ok((b"cd".to_vec(), true)));
+    assert_eq!(recv(&mut l, 9, MSG_PEEK), Ok((b"ef".to_vec(), false)));
+    assert_eq!(recv(&mut l, 9, MSG_PEEK), Ok((b"ghi".to_vec(), false)), "the next message");
+    assert_eq!(off(&mut l), 9);
+    assert_eq!(recv(&mut l, 9, MSG_PEEK), Err(Errno::EAGAIN));
+    // What is read lies no more before the offset.
+    assert_eq!(recv(&mut l, 3, 0), Ok((b"abc".to_vec(), true)));
+    assert_eq!(off(&mut l), 6, "what was copied counts, not what was lost");
+    assert_eq!(recv(&mut l, 9, 0), Ok((b"ghi".to_vec(), false)));
+    assert_eq!(off(&mut l), 3);
+}
