@@ -178,6 +178,13 @@ def numbers_without_addresses():
     s = udp()
     s.bind(("127.0.0.1", 0))
     says("dup2:", said(os.dup2, s.fileno(), 5))
+    # As busybox moves them; what it reads there has the sender in the IPv4 header.
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
+    raw.setblocking(False)
+    os.dup2(raw.fileno(), 6)
+    raw.sendto(struct.pack("!BBHHH", 8, 0, 0xF7FF, 0, 0), ("127.0.0.1", 0))
+    select.select([6], [], [])
+    says("raw:", os.read(6, 99)[12:16] == socket.inet_aton("127.0.0.1"))
     c = udp()
     c.connect(s.getsockname())
     os.dup2(c.fileno(), 5)

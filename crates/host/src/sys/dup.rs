@@ -42,9 +42,14 @@ pub(crate) fn dup(s: &mut Supervisor, call: &Call, o: &Ours, sock: SockId) -> An
 }
 
 /// A copy below the base. A connected socket works there, as bytes flow through the pair; another one would lose who sent what
-/// without a word, so it is told that there is no such descriptor to have.
+/// without a word, so it is told that there is no such descriptor to have. Raw sockets are let through: their datagrams hold the
+/// IPv4 header, and busybox moves every one it makes to a low number (its ping looks no further).
 fn to_low(s: &mut Supervisor, o: &Ours, sock: SockId) -> Answer {
-    if s.kernel.getpeername(sock).is_err() {
+    let raw = s
+        .kernel
+        .getsockopt(sock, libc::SOL_SOCKET, libc::SO_TYPE, 4)
+        .is_ok_and(|v| v.first_chunk() == Some(&libc::SOCK_RAW.to_ne_bytes()));
+    if !raw && s.kernel.getpeername(sock).is_err() {
         return Answer::Err(libc::EMFILE);
     }
     go_native(s, o);
