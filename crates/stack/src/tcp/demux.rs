@@ -98,21 +98,62 @@ pub(super) fn lookup_listener(socks: &Sockets, t: &FourTuple, dev: IfIndex, hash
     best
 }
 
+/// A bound address decides before a bound device (`__inet_lookup_listener` looks for the address first), and a listener
+/// of the segment's own family before a dual-stack one. A v4-mapped address is an IPv4 address.
 fn score(c: &crate::sock::SockCommon, t: &FourTuple, dev: IfIndex) -> Option<u32> {
     let mut score = 1;
     if !c.bound_dev.is_none() {
         if c.bound_dev != dev {
             return None;
         }
-        score += 4;
+        score += 2;
     }
-    match (c.local, t.laddr) {
-        (a, b) if a == b => score += 2,
-        (IpAddr::V4(a), IpAddr::V4(_)) if a.is_unspecified() => score += 1,
+    match (c.local.to_canonical(), t.laddr) {
+        (a, b) if a == b => score += 8,
+        (IpAddr::V4(a), IpAddr::V4(_)) if a.is_unspecified() => {}
+        (IpAddr::V6(a), IpAddr::V6(_)) if a.is_unspecified() => {}
         // A wildcard IPv6 listener also takes IPv4, unless IPV6_V6ONLY.
-        (IpAddr::V6(a), IpAddr::V6(_)) if a.is_unspecified() => score += 1,
         (IpAddr::V6(a), IpAddr::V4(_)) if a.is_unspecified() && !c.flags.contains(SockFlags::V6ONLY) => {}
         _ => return None,
     }
-    Some(score)
+    Some(score + u32::from(c.local.is_ipv4() && t.laddr.is_ipv4()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sock::SockCommon;
+
+    fn score_of(local: &str, dev: u32, to: &str) -> Option<u32> {
+        let local: IpAddr = local.parse().unwrap();
+        let mut c = SockCommon::new(if local.is_ipv6() { 10 } else { 2 }, 6);
+        (c.local, c.bound_dev) = (local, IfIndex(dev));
+        let to: IpAddr = to.parse().unwrap();
+        score(&c, &FourTuple { laddr: to, lport: 80, raddr: to, rport: 9 }, IfIndex(3))
+    }
+
+    #[test]
+    fn a_mapped_listener_takes_its_ipv4_address_only() {
+        assert!(score_of("::ffff:127.0.0.1", 0, "127.0.0.1").is_some());
+        assert!(score_of("::ffff:0.0.0.0", 0, "127.0.0.1").is_some());
+        assert_eq!(score_of("::ffff:127.0.0.1", 0, "127.0.0.2"), None);
+        assert_eq!(score_of("::ffff:127.0.0.1", 0, "::1"), None);
+        assert_eq!(score_of("::ffff:0.0.0.0", 0, "::1"), None);
+    }
+
+    #[test]
+    fn the_address_decides_before_the_device_and_the_family() {
+        let best_first = [
+            ("127.0.0.1", 3),
+            ("127.0.0.1", 0),
+            ("::ffff:127.0.0.1", 0),
+            ("0.0.0.0", 3),
+            ("::", 3),
+            ("0.0.0.0", 0),
+            ("::", 0),
+        ];
+        let scores: Vec<_> = best_first.iter().map(|(a, d)| score_of(a, *d, "127.0.0.1").unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a > b), "{scores:?}");
+        assert_eq!(score_of("0.0.0.0", 4, "127.0.0.1"), None);
+    }
 }
