@@ -299,6 +299,7 @@ impl Tcb {
                 f.sent = cx.now;
             }
             self.rec.retrans_stamp = self.ts_now(cx.now).max(1);
+            self.rec.first_timeout.get_or_insert(cx.now);
         }
         if !self.timers.rtx_pending() {
             self.reset_rto(cx);

@@ -413,13 +413,15 @@ impl Tcb {
         };
         let t = self.retransmit(cx, i, quota)?;
         // What the timer itself sends is not counted as recovery (tcp_retransmit_timer).
-        if !core::mem::take(&mut self.owed.rto_head) {
+        let by_timer = core::mem::take(&mut self.owed.rto_head);
+        if !by_timer {
             cx.mib.add(mib, u64::from(t.segs()));
         }
         if self.in_cwnd_reduction() {
             self.rec.prr_out += t.segs();
         }
-        if i == 0 && self.timers.rtx != Rtx::Reo {
+        // The timeout has set the timer itself, cut to the user timeout.
+        if i == 0 && self.timers.rtx != Rtx::Reo && !by_timer {
             self.reset_rto(cx);
         }
         Some(t)

@@ -8,6 +8,7 @@ use ferronet_core::{Errno, Mib};
 use ferronet_wire::tcp::TcpFlags;
 
 use crate::recovery::CaState;
+use crate::rtt::TIMEOUT_INIT;
 use crate::segment::Cx;
 use crate::state::{Events, State, Tcb, wire};
 
@@ -158,6 +159,19 @@ impl Tcb {
         self.timers.set_rtx(Rtx::Retrans, cx.now + self.rtt.rto.min(self.rto_max(cx)));
     }
 
+    /// What is left of `TCP_USER_TIMEOUT` since `since`, at least a tick; `wait` when that is less
+    /// (`tcp_clamp_rto_to_user_timeout`, `tcp_clamp_probe0_to_user_timeout`).
+    fn within_user_timeout(&self, cx: &Cx<'_>, since: Option<Instant>, wait: Duration) -> Duration {
+        let (Some(limit), Some(since)) = (self.user_timeout(), since) else { return wait };
+        wait.min(limit.saturating_sub(cx.now - since).max(TICK))
+    }
+
+    fn reset_rto_within_user_timeout(&mut self, cx: &Cx<'_>) {
+        let rto = self.rtt.rto.min(self.rto_max(cx));
+        let wait = self.within_user_timeout(cx, self.rec.first_timeout, rto);
+        self.timers.set_rtx(Rtx::Retrans, cx.now + wait);
+    }
+
     /// RFC 6298 §5.1–5.3: runs while something is in flight, counted from the head's transmission when the timer
     /// had been used for a probe or for reordering.
     pub(crate) fn rearm_rto(&mut self, cx: &Cx<'_>) {
@@ -209,7 +223,7 @@ impl Tcb {
             // One segment alone: the peer may delay its ACK.
             in_ticks(two + if self.txq.packets == 1 { cx.cfg.rto_min } else { TIMEOUT_MIN })
         } else {
-            crate::rtt::TIMEOUT_INIT
+            TIMEOUT_INIT
         };
         let rto = if advancing || self.timers.rtx != Rtx::Retrans {
             self.rtt.rto
@@ -261,7 +275,8 @@ impl Tcb {
             self.rtt.backoff += 1;
         }
         self.arm_probe0(cx);
-        self.timers.rtx_at = self.timers.rtx_at.max(cx.now + RESOURCE_PROBE.min(cx.cfg.rto_min));
+        let at = self.timers.rtx_at.max(cx.now + RESOURCE_PROBE.min(cx.cfg.rto_min));
+        self.timers.rtx_at = cx.now + self.within_user_timeout(cx, self.rec.first_timeout, at - cx.now);
     }
 
     fn orphan_retries(&self, cx: &Cx<'_>, alive: bool) -> u8 {
@@ -294,9 +309,13 @@ impl Tcb {
                 0 => cx.cfg.syn_retries,
                 n => n,
             };
-            // The first ones are not spaced out, and do not count (tcp_syn_linear_timeouts).
+            // The first ones are not spaced out, and do not count (tcp_syn_linear_timeouts); but the attempt lasts no
+            // longer than `n` doublings of one second (retransmits_timed_out).
             let linear = if self.state == State::SynSent { cx.cfg.syn_linear_timeouts } else { 0 };
-            r >= n.saturating_add(linear) || (r > 0 && self.user_timeout().is_some_and(|t| waited >= t))
+            let limit = self
+                .user_timeout()
+                .or_else(|| (!self.is_fastopen()).then(|| model_timeout(self.rto_max(cx), n, TIMEOUT_INIT)));
+            r >= n.saturating_add(linear) || (r > 0 && limit.is_some_and(|t| waited >= t))
         } else {
             let mut n = cx.cfg.retries2;
             if self.orphan {
@@ -321,7 +340,8 @@ impl Tcb {
         if !syn && self.txq.is_empty() {
             return;
         }
-        if self.rec.retransmits == 0 {
+        // An attempt to connect counts from its first SYN, other data from its first retransmission.
+        if self.rec.retransmits == 0 && !syn {
             self.rec.first_timeout = Some(cx.now);
         }
         cx.inc(Mib::TcpExtTCPTimeouts);
@@ -341,7 +361,7 @@ impl Tcb {
                 self.rtt.back_off(self.rto_max(cx));
             }
             self.rec.retransmits = self.rec.retransmits.saturating_add(1);
-            self.reset_rto(cx);
+            self.reset_rto_within_user_timeout(cx);
             return;
         }
         if self.rec.retransmits == 0 {
@@ -351,7 +371,7 @@ impl Tcb {
         self.owed.rto_head = true;
         self.rec.retransmits = self.rec.retransmits.saturating_add(1);
         self.rtt.back_off(self.rto_max(cx));
-        self.reset_rto(cx);
+        self.reset_rto_within_user_timeout(cx);
     }
 
     fn count_failure(&self, cx: &mut Cx<'_>) {

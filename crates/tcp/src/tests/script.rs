@@ -221,6 +221,55 @@ fn syn_is_repeated_and_given_up() {
     assert_eq!(s.mib(Mib::TcpAttemptFails), 1);
 }
 
+/// When SYNs went out, and when the attempt ended; milliseconds. As Linux 6.18 shows them.
+fn syns(opts: SockOpts) -> (Vec<u64>, u64) {
+    let mut s = connecting(opts, |_| {});
+    let start = s.env.now;
+    let (mut at, mut ended) = (Vec::new(), 0);
+    while s.t.state() == State::SynSent {
+        while s.next().is_some() {
+            at.push((s.env.now - start).as_millis() as u64);
+        }
+        s.env.now = s.t.next_deadline().expect("timer");
+        s.t.on_timeout(&mut s.env.cx());
+        ended = (s.env.now - start).as_millis() as u64;
+    }
+    assert_eq!(s.t.take_error(), Some(Errno::ETIMEDOUT));
+    (at, ended)
+}
+
+#[test]
+fn syncnt_and_user_timeout_bound_an_attempt() {
+    let syncnt = |n| syns(SockOpts { syn_retries: n, ..SockOpts::default() });
+    assert_eq!(syncnt(1), (vec![0, 1000, 2000], 3000));
+    assert_eq!(syncnt(2), (vec![0, 1000, 2000, 3000, 4000, 5000], 7000));
+    let user = |ms| syns(SockOpts { user_timeout_ms: ms, ..SockOpts::default() });
+    assert_eq!(user(800), (vec![0, 1000], 1004));
+    assert_eq!(user(1500), (vec![0, 1000], 1500));
+    assert_eq!(user(3500), (vec![0, 1000, 2000, 3000], 3500));
+}
+
+#[test]
+fn user_timeout_cuts_the_last_timeout() {
+    for ms in [500, 3000] {
+        let mut s = established(SockOpts { user_timeout_ms: ms, ..SockOpts::default() });
+        assert_eq!(s.write(10), Ok(10));
+        recv!(s, Data, F::ACK | F::PSH, 1, 1, 10);
+        let mut first = None;
+        while s.t.state() != State::Close {
+            s.env.now = s.t.next_deadline().expect("timer");
+            s.t.on_timeout(&mut s.env.cx());
+            if s.mib(Mib::TcpExtTCPTimeouts) > 0 {
+                first.get_or_insert(s.env.now);
+            }
+            while s.next().is_some() {}
+        }
+        let since = s.env.now - first.expect("a timeout");
+        assert_eq!(since, Duration::from_millis(u64::from(ms)));
+        assert_eq!(s.t.take_error(), Some(Errno::ETIMEDOUT));
+    }
+}
+
 #[test]
 fn refused() {
     let mut s = connecting(SockOpts::default(), |_| {});
