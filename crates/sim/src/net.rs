@@ -65,10 +65,12 @@ impl Net {
     /// When there is no such device.
     pub fn impair(&mut self, ns: NsId, dev: IfIndex, params: Params) {
         let n = self.kernel.world.ns_mut(ns).expect("namespace exists");
-        let d = n.devs.get_mut(dev).expect("device exists");
-        d.netem = Some(Box::new(Netem::new(params)));
-        d.features.tso = false;
-        d.features.uso = false;
+        let set = |d: &mut ferronet_stack::dev::Device| {
+            d.netem = Some(Box::new(Netem::new(params)));
+            d.features.tso = false;
+            d.features.uso = false;
+        };
+        n.devs.update(dev, set).expect("device exists");
     }
 
     /// `ip route add DST via GW`.

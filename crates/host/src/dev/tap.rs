@@ -153,8 +153,8 @@ impl Taps {
             what: format!("making the device `{name}`"),
             source: io::Error::from_raw_os_error(e.0.into()),
         })?;
-        if let Some(d) = k.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
-            d.tun.vnet_hdr = true;
+        if let Some(n) = k.world.ns_mut(ns) {
+            n.devs.update(dev, |d| d.tun.vnet_hdr = true);
         }
         let token = Token::Tap(self.0.len() as u32);
         poller.add(tap.fd.as_fd(), token, bits::IN).map_err(HostError::step("epoll"))?;

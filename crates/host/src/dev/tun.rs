@@ -108,8 +108,8 @@ pub(crate) fn ioctl(s: &mut Supervisor, call: &Call, key: Key) -> Answer {
         // TUNSETDEBUG, -OWNER, -GROUP: whoever opens it here is root inside.
         0x400454c9 | 0x400454cc | 0x400454ce => Ok(0),
         0x400454cb => {
-            if let Some(d) = s.kernel.world.ns_mut(at.0).and_then(|n| n.devs.get_mut(at.1)) {
-                d.tun.persist = arg != 0;
+            if let Some(n) = s.kernel.world.ns_mut(at.0) {
+                n.devs.update(at.1, |d| d.tun.persist = arg != 0);
             }
             Ok(0)
         }
@@ -195,10 +195,12 @@ fn set_iff(s: &mut Supervisor, call: &Call, key: Key) -> Result<i64, i32> {
     if let Some(Body::Tun(f)) = s.objects.get_mut(key).map(|o| &mut o.body) {
         (f.dev, f.flags) = (Some((ns, dev)), flags & !IFF_TUN_EXCL);
     }
-    if let Some(d) = s.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
-        d.tun.file = Some(number(key));
-        (d.tun.pi, d.tun.vnet_hdr) = (flags & IFF_NO_PI == 0, flags & IFF_VNET_HDR != 0);
-        put_name(&mut ifr, &d.name);
+    if let Some(n) = s.kernel.world.ns_mut(ns) {
+        n.devs.update(dev, |d| {
+            d.tun.file = Some(number(key));
+            (d.tun.pi, d.tun.vnet_hdr) = (flags & IFF_NO_PI == 0, flags & IFF_VNET_HDR != 0);
+            put_name(&mut ifr, &d.name);
+        });
     }
     offload(s, key, (ns, dev), 0)?;
     mem::write(tid, arg, &ifr).map(|()| 0)
@@ -224,11 +226,13 @@ fn get_iff(s: &mut Supervisor, call: &Call, key: Key, (ns, dev): (NsId, IfIndex)
 fn offload(s: &mut Supervisor, key: Key, (ns, dev): (NsId, IfIndex), what: u32) -> Result<i64, i32> {
     let vnet =
         matches!(s.objects.get(key).map(|o| &o.body), Some(Body::Tun(f)) if f.flags & IFF_VNET_HDR != 0);
-    let d = s.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)).ok_or(EBADFD)?;
     let csum = vnet && what & CSUM != 0;
-    d.features.tx_csum = csum;
-    d.features.tso = csum && what & TSO == TSO;
-    d.features.uso = false;
+    let set = |d: &mut Device| {
+        d.features.tx_csum = csum;
+        d.features.tso = csum && what & TSO == TSO;
+        d.features.uso = false;
+    };
+    s.kernel.world.ns_mut(ns).and_then(|n| n.devs.update(dev, set)).ok_or(EBADFD)?;
     Ok(0)
 }
 
@@ -321,14 +325,14 @@ impl Supervisor {
     fn tun_close(&mut self, key: Key) {
         if let Some((ns, dev)) = self.tun_device(key) {
             self.tuns.0 = self.tuns.0.saturating_sub(1);
-            match self.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
-                Some(d) if d.tun.persist => {
-                    d.tun.file = None;
-                    self.kernel.world.set_carrier(ns, dev, false);
-                }
-                Some(_) | None => {
-                    let _ = self.kernel.world.link_del(ns, dev);
-                }
+            let detach = |d: &mut Device| {
+                d.tun.file = None;
+                d.tun.persist
+            };
+            if self.kernel.world.ns_mut(ns).and_then(|n| n.devs.update(dev, detach)) == Some(true) {
+                self.kernel.world.set_carrier(ns, dev, false);
+            } else {
+                let _ = self.kernel.world.link_del(ns, dev);
             }
             self.unsettled = true;
         }

@@ -233,17 +233,7 @@ impl Kernel {
         let d = r.device(ns)?;
         let dev = d.index;
         match cmd {
-            0x8914 => {
-                let (want, have) = (r.flags(), d.flags);
-                let keep = iff::NOARP | iff::PROMISC | iff::ALLMULTI;
-                if (want ^ have) & iff::UP != 0 {
-                    self.world.link_set_up(id, dev, want & iff::UP != 0)?;
-                }
-                if let Some(d) = self.world.ns_mut(id).and_then(|n| n.devs.get_mut(dev)) {
-                    d.flags = d.flags & !keep | want & keep;
-                }
-                Ok(())
-            }
+            0x8914 => self.world.dev_change_flags(id, dev, r.flags()),
             0x8916 | 0x8918 | 0x891a | 0x891c => self.set_addr(id, dev, cmd, r),
             0x8922 => self.world.link_set_mtu(id, dev, u32::try_from(r.int()).map_err(|_| Errno::EINVAL)?),
             0x8923 => {
@@ -257,10 +247,7 @@ impl Kernel {
             }
             0x8943 => {
                 let n = u32::try_from(r.int()).map_err(|_| Errno::EINVAL)?;
-                if let Some(d) = self.world.ns_mut(id).and_then(|n| n.devs.get_mut(dev)) {
-                    d.tx_queue_len = n;
-                }
-                Ok(())
+                self.world.dev_change_tx_queue_len(id, dev, n)
             }
             // Metrics other than 0 are not supported; mappings and slaves neither.
             0x891e if r.int() == 0 => Ok(()),

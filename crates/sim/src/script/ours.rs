@@ -129,9 +129,8 @@ impl Player for Ferronet {
         w.link_set_address(ns, dev, MacAddr(LOCAL_MAC)).map_err(err)?;
         w.link_set_mtu(ns, dev, s.mtu).map_err(err)?;
         // The other end is a wire: one packet a frame, checksums written.
-        if let Some(d) = w.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
-            d.features = Features { gro: false, ..Features::NONE };
-        }
+        let n = w.ns_mut(ns).ok_or(Errno::ENODEV).map_err(err)?;
+        n.devs.update(dev, |d| d.features = Features { gro: false, ..Features::NONE });
         for (path, v) in super::parse::QUIET {
             self.write(path, v).map_err(|e| format!("{path}: errno {e}"))?;
         }

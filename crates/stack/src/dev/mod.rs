@@ -1,15 +1,18 @@
 //! Network devices of a namespace: names, flags, addresses, counters, kinds.
 
 mod addr;
+mod kind;
 pub use addr::{IfAddr, ifa_f, scope};
+pub use kind::{DevKind, Features, KindInfo, arphrd};
 
 use core::net::IpAddr;
 
 use ferronet_core::sysctl::{Conf4, Conf6, DevConf4, DevConf6, NeighParms};
-use ferronet_core::{IfIndex, Instant, NsId};
+use ferronet_core::{Errno, IfIndex, Instant, NsId};
 use ferronet_wire::ethernet::MacAddr;
 
-use crate::ns::ConfSet;
+use crate::notify::Notify;
+use crate::ns::{ConfSet, Namespace};
 
 /// Interface flags (`IFF_*`, `linux/if.h`).
 #[allow(missing_docs, reason = "netdevice(7)")]
@@ -27,25 +30,6 @@ pub mod iff {
     pub const DORMANT: u32 = 0x2_0000;
 }
 
-/// What a device is. Inner devices are an enum so that the compiler lists what a new kind must answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DevKind {
-    /// `lo`.
-    Loopback,
-    /// One end of a pair; the other end, while it exists.
-    Veth(Option<(NsId, IfIndex)>),
-    /// Takes everything, gives nothing.
-    Dummy,
-    /// Ends in the host: its frames come out of [`crate::World::take_backend_tx`]. `true`: link frames
-    /// (tap); `false`: bare IP packets (tun).
-    Backend {
-        /// Link frames (tap) or bare IP packets (tun).
-        ethernet: bool,
-        /// Has its owner attached (carrier).
-        attached: bool,
-    },
-}
-
 /// What a tun or tap device knows of the program behind it (`struct tun_struct`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunInfo {
@@ -57,26 +41,6 @@ pub struct TunInfo {
     pub persist: bool,
     /// The open file behind it, as the edge numbers its files. It goes with the device to other namespaces.
     pub file: Option<u64>,
-}
-
-/// What a device takes without software help (`ethtool -k`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// TCP segments larger than the MTU, with [`ferronet_core::packet::Gso`].
-    pub tso: bool,
-    /// UDP likewise (`tx-udp-segmentation`).
-    pub uso: bool,
-    /// [`ferronet_core::Csum::Partial`] packets.
-    pub tx_csum: bool,
-    /// Merge small packets on receipt.
-    pub gro: bool,
-}
-
-impl Features {
-    /// Everything: memory-to-memory devices.
-    pub const ALL: Features = Features { tso: true, uso: true, tx_csum: true, gro: false };
-    /// Nothing: a plain Ethernet port.
-    pub const NONE: Features = Features { tso: false, uso: false, tx_csum: false, gro: true };
 }
 
 /// `struct rtnl_link_stats64`, the fields that move here.
@@ -207,6 +171,11 @@ impl Device {
     pub fn needs_neigh(&self) -> bool {
         self.has_ethernet() && self.flags & (iff::NOARP | iff::LOOPBACK) == 0
     }
+    /// Sets the MTU, and with it `net.ipv6.conf.DEV.mtu` (`addrconf_notify`, `NETDEV_CHANGEMTU`).
+    pub(crate) fn set_mtu(&mut self, mtu: u32) {
+        self.mtu = mtu;
+        self.conf6.0[Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
+    }
     /// A veth end's partner.
     #[must_use]
     pub fn peer(&self) -> Option<(NsId, IfIndex)> {
@@ -222,8 +191,8 @@ impl Device {
 pub struct Devices {
     slots: Vec<Option<Box<Device>>>,
     next: u32,
-    /// Bumped when an address, flag, name or device changes; route caches compare it.
-    pub generation: u64,
+    /// Moved when an address, flag, name or device changes; route caches compare it.
+    pub(crate) generation: u64,
     /// `AF_PACKET` sockets bound to all devices.
     pub taps_all: u32,
 }
@@ -248,9 +217,24 @@ impl Devices {
     pub fn get(&self, i: IfIndex) -> Option<&Device> {
         self.slots.get(i.0 as usize)?.as_deref()
     }
-    /// Likewise, to change. Callers that change what routing sees bump `generation`.
+    /// Changes a device in a way that routing may see: what was decided before is decided anew. Who changes what
+    /// `ip link` shows calls [`Namespace::netdev_state_change`](crate::Namespace::netdev_state_change) instead, which
+    /// also tells the listeners. `None` when there is no such device.
+    pub fn update<R>(&mut self, i: IfIndex, change: impl FnOnce(&mut Device) -> R) -> Option<R> {
+        let r = change(self.get_mut(i)?);
+        self.generation += 1;
+        Some(r)
+    }
+    /// Moves with every change of a device or an address that routing may see.
     #[inline]
-    pub fn get_mut(&mut self, i: IfIndex) -> Option<&mut Device> {
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+    /// Likewise, for counters and what only the stack keeps in a device. Who changes what routing sees moves
+    /// `generation`.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, i: IfIndex) -> Option<&mut Device> {
         self.slots.get_mut(i.0 as usize)?.as_deref_mut()
     }
     /// Somebody looks at what this device sends and receives.
@@ -269,7 +253,7 @@ impl Devices {
         self.slots.iter().filter_map(|d| d.as_deref())
     }
     /// In order of index, to change.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Device> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Device> {
         self.slots.iter_mut().filter_map(|d| d.as_deref_mut())
     }
     /// Puts a device in: under its own index when that is set and free (`ip link add index N`, or coming
@@ -310,34 +294,30 @@ impl Device {
     /// A device as the kernel's `setup` functions make it: down, with the MTU and flags of its kind.
     #[must_use]
     pub fn new(name: String, kind: DevKind, mac: MacAddr, conf: &ConfSet) -> Self {
-        let ether = iff::BROADCAST | iff::MULTICAST;
-        let (flags, mtu, features, carrier, qlen) = match kind {
-            DevKind::Loopback => (iff::LOOPBACK, 65536, Features::ALL, true, 1000),
-            DevKind::Veth(_) => (ether, 1500, Features::ALL, false, 1000),
-            DevKind::Dummy => (iff::BROADCAST | iff::NOARP, 1500, Features::ALL, true, 1000),
-            DevKind::Backend { ethernet: true, attached } => (ether, 1500, Features::ALL, attached, 1000),
-            DevKind::Backend { ethernet: false, attached } => {
-                (iff::POINTOPOINT | iff::NOARP | iff::MULTICAST, 1500, Features::ALL, attached, 500)
-            }
+        let info = kind.info();
+        let carrier = match kind {
+            DevKind::Loopback | DevKind::Dummy => true,
+            DevKind::Veth(_) => false,
+            DevKind::Backend { attached, .. } => attached,
         };
-        let (conf4, conf6, set4) = dev_conf(&kind, mtu, conf);
+        let (conf4, conf6, set4) = dev_conf(&kind, info.mtu, conf);
         Device {
             index: IfIndex::NONE,
             name,
             altnames: Vec::new(),
             alias: String::new(),
             kind,
-            flags,
+            flags: info.flags,
             carrier,
             activated: false,
             created: Instant::ZERO,
             // veth_newlink turns the carrier off.
             carrier_changes: [0, u32::from(!carrier)],
             mac,
-            mtu,
-            tx_queue_len: qlen,
+            mtu: info.mtu,
+            tx_queue_len: info.tx_queue_len,
             group: 0,
-            features,
+            features: info.features,
             stats: DevStats::default(),
             addrs: Vec::new(),
             mc_sources: Vec::new(),
@@ -360,6 +340,23 @@ impl Device {
             netem_rx: None,
             tun: TunInfo::default(),
         }
+    }
+}
+
+impl Namespace {
+    /// Changes what `ip link` shows of a device: routing decides anew, and listeners get RTM_NEWLINK. Netlink, ioctl and
+    /// sysctl all change a device through here, so that none of them can forget either (`netdev_state_change`).
+    ///
+    /// # Errors
+    /// `ENODEV`.
+    pub fn netdev_state_change(
+        &mut self,
+        dev: IfIndex,
+        change: impl FnOnce(&mut Device),
+    ) -> Result<(), Errno> {
+        self.devs.update(dev, change).ok_or(Errno::ENODEV)?;
+        self.notify.push(Notify::LinkNew(dev, 0));
+        Ok(())
     }
 }
 

@@ -42,7 +42,8 @@ pub struct LinkSpec {
 }
 
 impl World {
-    fn new_device(&mut self, ns: NsId, spec: &LinkSpec, kind: DevKind, stem: &str) -> Result<IfIndex, Errno> {
+    fn new_device(&mut self, ns: NsId, spec: &LinkSpec, kind: DevKind) -> Result<IfIndex, Errno> {
+        let stem = kind.info().stem;
         let n = self.ns_mut(ns).ok_or(Errno::ENOENT)?;
         let pattern = if spec.name.is_empty() { format!("{stem}%d") } else { spec.name.clone() };
         let name = if pattern.ends_with("%d") { n.devs.alloc_name(&pattern) } else { pattern };
@@ -66,8 +67,7 @@ impl World {
         d.created = n.env.now;
         if let Some(m) = spec.mtu {
             check_mtu(&d, m)?;
-            d.mtu = m;
-            d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(m).unwrap_or(i32::MAX);
+            d.set_mtu(m);
         }
         if let Some(q) = spec.tx_queue_len {
             d.tx_queue_len = q;
@@ -83,13 +83,10 @@ impl World {
     /// # Errors
     /// `EEXIST` for a name in use, `EINVAL` for a bad name or MTU, `EADDRNOTAVAIL` for a bad address.
     pub fn link_add(&mut self, ns: NsId, spec: &LinkSpec, kind: DevKind) -> Result<IfIndex, Errno> {
-        let stem = match kind {
-            DevKind::Dummy => "dummy",
-            DevKind::Backend { ethernet: true, .. } => "tap",
-            DevKind::Backend { ethernet: false, .. } => "tun",
-            DevKind::Veth(_) | DevKind::Loopback => return Err(Errno::EOPNOTSUPP),
-        };
-        self.new_device(ns, spec, kind, stem)
+        match kind {
+            DevKind::Dummy | DevKind::Backend { .. } => self.new_device(ns, spec, kind),
+            DevKind::Veth(_) | DevKind::Loopback => Err(Errno::EOPNOTSUPP),
+        }
     }
 
     /// `ip link add type veth`: both ends, the peer perhaps in another namespace.
@@ -103,8 +100,8 @@ impl World {
         peer_ns: NsId,
         peer: &LinkSpec,
     ) -> Result<(IfIndex, IfIndex), Errno> {
-        let j = self.new_device(peer_ns, peer, DevKind::Veth(None), "veth")?;
-        let i = match self.new_device(ns, spec, DevKind::Veth(Some((peer_ns, j))), "veth") {
+        let j = self.new_device(peer_ns, peer, DevKind::Veth(None))?;
+        let i = match self.new_device(ns, spec, DevKind::Veth(Some((peer_ns, j)))) {
             Ok(i) => i,
             Err(e) => {
                 if let Some(n) = self.ns_mut(peer_ns) {
@@ -247,7 +244,7 @@ impl World {
         d.activated = false;
         d.conf4 = t.conf.default4.clone();
         d.conf6 = t.conf.default6.clone();
-        d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(d.mtu).unwrap_or(i32::MAX);
+        d.set_mtu(d.mtu);
         let peer = d.peer();
         let new = t.devs.insert(d).ok_or(Errno::ENFILE)?;
         t.notify_netconf_dev(new, false);
@@ -311,14 +308,12 @@ impl World {
     /// `ENODEV`, `EINVAL` outside the device's range.
     pub fn link_set_mtu(&mut self, ns: NsId, dev: IfIndex, mtu: u32) -> Result<(), Errno> {
         let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
-        let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+        let d = n.devs.get(dev).ok_or(Errno::ENODEV)?;
+        if d.mtu == mtu {
+            return Ok(());
+        }
         check_mtu(d, mtu)?;
-        d.mtu = mtu;
-        // addrconf_notify, NETDEV_CHANGEMTU.
-        d.conf6.0[ferronet_core::sysctl::Conf6::Mtu as usize] = i32::try_from(mtu).unwrap_or(i32::MAX);
-        n.devs.generation += 1;
-        n.notify.push(Notify::LinkNew(dev, 0));
-        Ok(())
+        n.netdev_state_change(dev, |d| d.set_mtu(mtu))
     }
 
     /// `ip link set DEV address MAC`.
@@ -327,15 +322,42 @@ impl World {
     /// `ENODEV`, `EADDRNOTAVAIL` for a group or zero address.
     pub fn link_set_address(&mut self, ns: NsId, dev: IfIndex, mac: MacAddr) -> Result<(), Errno> {
         let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
-        let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+        let d = n.devs.get(dev).ok_or(Errno::ENODEV)?;
         if !d.is_loopback() && !mac.is_valid() {
             return Err(Errno::EADDRNOTAVAIL);
         }
-        d.mac = mac;
         n.neigh.flush_dev(&mut n.env, &mut n.notify, dev, true);
-        n.devs.generation += 1;
-        n.notify.push(Notify::LinkNew(dev, 0));
-        Ok(())
+        n.netdev_state_change(dev, |d| d.mac = mac)
+    }
+
+    /// `ip link set DEV arp|multicast|promisc|allmulticast|up`, and `SIOCSIFFLAGS`: sets those flags to what `flags`
+    /// (`IFF_*`) says; the others stay (`dev_change_flags`).
+    ///
+    /// # Errors
+    /// `ENODEV`.
+    pub fn dev_change_flags(&mut self, ns: NsId, dev: IfIndex, flags: u32) -> Result<(), Errno> {
+        const PLAIN: u32 = iff::NOARP | iff::MULTICAST | iff::PROMISC | iff::ALLMULTI;
+        let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
+        let changed = (n.devs.get(dev).ok_or(Errno::ENODEV)?.flags ^ flags) & PLAIN;
+        if changed != 0 {
+            n.devs.update(dev, |d| d.flags ^= changed);
+            // __dev_notify_flags.
+            n.notify.push(Notify::LinkNew(dev, changed));
+        }
+        self.link_set_up(ns, dev, flags & iff::UP != 0)
+    }
+
+    /// `SIOCSIFTXQLEN`: sets the length of a device's transmit queue in packets. Listeners hear of a new length only
+    /// (`dev_change_tx_queue_len`).
+    ///
+    /// # Errors
+    /// `ENODEV`.
+    pub fn dev_change_tx_queue_len(&mut self, ns: NsId, dev: IfIndex, len: u32) -> Result<(), Errno> {
+        let n = self.ns_mut(ns).ok_or(Errno::ENODEV)?;
+        if n.devs.get(dev).ok_or(Errno::ENODEV)?.tx_queue_len == len {
+            return Ok(());
+        }
+        n.netdev_state_change(dev, |d| d.tx_queue_len = len)
     }
 }
 
@@ -347,10 +369,5 @@ fn notify_gone(n: &mut Namespace, mut dev: Device, moved: Option<(NsId, IfIndex)
 }
 
 fn check_mtu(d: &Device, mtu: u32) -> Result<(), Errno> {
-    let (low, high) = match d.kind {
-        DevKind::Loopback => (0, u32::MAX),
-        DevKind::Veth(_) | DevKind::Backend { .. } => (68, 65535),
-        DevKind::Dummy => (0, u32::MAX),
-    };
-    if mtu < low || mtu > high { Err(Errno::EINVAL) } else { Ok(()) }
+    d.kind.info().validate_mtu(mtu).map_err(|_| Errno::EINVAL)
 }

@@ -93,10 +93,10 @@ fn newaddr4(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let (excl, replace) = (r.has(nlm_f::EXCL), r.has(nlm_f::REPLACE));
     let net = r.net_mut()?;
     let now = net.env.now;
-    let old = net.devs.get_mut(dev).and_then(|d| {
-        d.addrs.iter_mut().find(|o| o.local == a.local && o.prefix_len == a.prefix_len && o.peer == a.peer)
-    });
-    let Some(old) = old else {
+    let (local, len, peer) = (a.local, a.prefix_len, a.peer);
+    let same = |o: &IfAddr| o.local == local && o.prefix_len == len && o.peer == peer;
+    let old = net.devs.get(dev).and_then(|d| d.addrs.iter().find(|o| same(o)).cloned());
+    let Some(before) = old else {
         return match inet_insert_ifa(net, dev, a) {
             Err(Errno::EINVAL) => r.ext.err(Errno::EINVAL, "ipv4: Invalid scope value"),
             other => other,
@@ -107,18 +107,19 @@ fn newaddr4(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     }
     // An address that is there: lifetime and metric change, other flags stay.
     const LIFE: u32 = ifa_f::PERMANENT | ifa_f::DEPRECATED;
-    let before = old.clone();
-    old.metric = a.metric;
-    old.proto = a.proto;
-    old.flags = (old.flags & !LIFE) | (a.flags & LIFE);
-    old.preferred_lft = a.preferred_lft;
-    old.valid_lft = a.valid_lft;
-    old.updated = now;
+    net.devs.update(dev, |d| {
+        let Some(old) = d.addrs.iter_mut().find(|o| same(o)) else { return };
+        old.metric = a.metric;
+        old.proto = a.proto;
+        old.flags = (old.flags & !LIFE) | (a.flags & LIFE);
+        old.preferred_lft = a.preferred_lft;
+        old.valid_lft = a.valid_lft;
+        old.updated = now;
+    });
     if before.metric != a.metric {
         fib_modify_prefix_metric(net, dev, &before, a.metric);
     }
-    net.devs.generation += 1;
-    net.notify.push(Notify::AddrNew(dev, a.local, a.prefix_len));
+    net.notify.push(Notify::AddrNew(dev, local, len));
     Ok(())
 }
 
@@ -203,8 +204,8 @@ fn newaddr6(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     let (excl, replace) = (r.has(nlm_f::EXCL), r.has(nlm_f::REPLACE));
     let net = r.net_mut()?;
     let now = net.env.now;
-    let old = net.devs.get_mut(dev).and_then(|d| d.addrs.iter_mut().find(|o| o.local == local));
-    let Some(old) = old else {
+    let old = net.devs.get(dev).and_then(|d| d.addrs.iter().find(|o| o.local == local));
+    let Some(len) = old.map(|o| o.prefix_len) else {
         return match addrconf::inet6_addr_add(net, dev, a) {
             Err(Errno::EACCES) => r.ext.err(Errno::EACCES, "ipv6: IPv6 is disabled on this device"),
             other => other,
@@ -213,14 +214,15 @@ fn newaddr6(r: &mut Req<'_, '_>) -> Result<(), Errno> {
     if excl || !replace {
         return r.ext.err(Errno::EEXIST, "ipv6: address already assigned");
     }
-    let kept = old.flags & !(FLAGS | ifa_f::PERMANENT | ifa_f::DEPRECATED);
-    old.flags = kept | (a.flags & !ifa_f::NODAD);
-    old.preferred_lft = preferred;
-    old.valid_lft = valid;
-    old.metric = a.metric;
-    old.updated = now;
-    let len = old.prefix_len;
-    net.devs.generation += 1;
+    net.devs.update(dev, |d| {
+        let Some(old) = d.addrs.iter_mut().find(|o| o.local == local) else { return };
+        let kept = old.flags & !(FLAGS | ifa_f::PERMANENT | ifa_f::DEPRECATED);
+        old.flags = kept | (a.flags & !ifa_f::NODAD);
+        old.preferred_lft = preferred;
+        old.valid_lft = valid;
+        old.metric = a.metric;
+        old.updated = now;
+    });
     net.notify.push(Notify::AddrNew(dev, local, len));
     Ok(())
 }

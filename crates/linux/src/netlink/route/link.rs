@@ -81,30 +81,12 @@ pub(in super::super) struct View {
 
 /// `ARPHRD_*` of a device.
 pub(in super::super) fn dev_type(d: &Device) -> u16 {
-    match d.kind {
-        DevKind::Loopback => 772,
-        DevKind::Backend { ethernet: false, .. } => 0xfffe,
-        DevKind::Veth(_) | DevKind::Dummy | DevKind::Backend { ethernet: true, .. } => 1,
-    }
+    d.kind.info().arphrd
 }
 
 /// The name of the device's kind, as `ip link add type KIND` knows it.
 pub(super) fn kind_name(d: &Device) -> Option<&'static str> {
-    match d.kind {
-        DevKind::Loopback => None,
-        DevKind::Veth(_) => Some("veth"),
-        DevKind::Dummy => Some("dummy"),
-        DevKind::Backend { .. } => Some("tun"),
-    }
-}
-
-/// Range of the MTU; 0 as largest for no limit.
-pub(super) fn mtu_range(d: &Device) -> (u32, u32) {
-    match d.kind {
-        DevKind::Loopback | DevKind::Dummy => (0, 0),
-        DevKind::Veth(_) | DevKind::Backend { ethernet: false, .. } => (68, 65535),
-        DevKind::Backend { ethernet: true, .. } => (68, 65521),
-    }
+    d.kind.info().name
 }
 
 /// Has the partner in the same namespace a carrier? `None` when there is no such partner.
@@ -237,7 +219,7 @@ fn message(d: &Device, v: View, about: About) -> Vec<u8> {
 
 /// The attributes up to the counters.
 fn fill_device(m: &mut Msg, d: &Device, about: About) {
-    let (min, max) = mtu_range(d);
+    let (min, max) = (d.kind.info().min_mtu, d.kind.info().max_mtu);
     let tso = if matches!(d.kind, DevKind::Backend { .. }) { 65536 } else { 0x7fff8 };
     m.str(ifla::IFNAME, &d.name);
     m.u32(ifla::TXQLEN, d.tx_queue_len);

@@ -2,14 +2,13 @@
 
 use ferronet_core::sysctl::Conf6;
 use ferronet_core::{Errno, IfIndex, NsId};
-use ferronet_stack::dev::{DevKind, Device, iff};
-use ferronet_stack::notify::Notify;
+use ferronet_stack::dev::{DevKind, Device};
 use ferronet_stack::world::link::LinkSpec;
 use ferronet_wire::MacAddr;
 
 use super::super::Req;
 use super::super::codec::{AttrIter, Attrs, Fields, Strictness, nlm_f, parse};
-use super::link::{IFINFO, POLICY, ifla, mtu_range};
+use super::link::{IFINFO, POLICY, ifla};
 use super::{ifindex, rtm};
 use crate::kernel::NsRef;
 
@@ -197,14 +196,15 @@ fn new_veth(r: &mut Req<'_, '_>, i: IfInfo, tb: &Tb<'_>, data: Option<AttrIter<'
 
 /// What is set on a device just made: group, alias, flags (`rtnl_configure_link`).
 fn configure(r: &mut Req<'_, '_>, ns: NsId, i: IfInfo, dev: IfIndex, tb: &Tb<'_>) -> Result<(), Errno> {
-    if let Some(d) = r.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)) {
+    let n = r.kernel.world.ns_mut(ns).ok_or(Errno::ENODEV)?;
+    n.devs.update(dev, |d| {
         if let Some(g) = tb.u32(ifla::GROUP) {
             d.group = g;
         }
         if let Some(a) = tb.get(ifla::IFALIAS) {
             d.alias = a.str();
         }
-    }
+    });
     af_spec(r, ns, dev, tb)?;
     if i.flags != 0 || i.change != 0 {
         change_flags(r, ns, dev, i)?;
@@ -226,20 +226,11 @@ fn validate(r: &Req<'_, '_>, dev: IfIndex, tb: &Tb<'_>) -> Result<(), Errno> {
 
 /// `dev_change_flags` with `rtnl_dev_combine_flags`.
 fn change_flags(r: &mut Req<'_, '_>, ns: NsId, dev: IfIndex, i: IfInfo) -> Result<(), Errno> {
-    let n = r.kernel.world.ns_mut(ns).ok_or(Errno::ENODEV)?;
-    let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+    let d = r.kernel.world.ns(ns).and_then(|n| n.devs.get(dev)).ok_or(Errno::ENODEV)?;
     // A change mask of 0 means all, as old programs send.
     let mask = if i.change == 0 { u32::MAX } else { i.change };
     let want = (i.flags & mask) | (d.flags & !mask);
-    let plain = iff::NOARP | iff::MULTICAST | iff::PROMISC | iff::ALLMULTI;
-    let old = d.flags;
-    d.flags = (d.flags & !plain) | (want & plain);
-    let changed = old ^ d.flags;
-    if changed != 0 {
-        n.devs.generation += 1;
-        n.notify.push(Notify::LinkNew(dev, changed));
-    }
-    r.kernel.world.link_set_up(ns, dev, want & iff::UP != 0)
+    r.kernel.world.dev_change_flags(ns, dev, want)
 }
 
 /// `IFLA_AF_SPEC`: address generation of IPv6, tunables of IPv4 (`inet6_set_link_af`, `inet_set_link_af`).
@@ -254,10 +245,13 @@ fn af_spec(r: &mut Req<'_, '_>, ns: NsId, dev: IfIndex, tb: &Tb<'_>) -> Result<(
                 if mode.u8() > 3 {
                     return Err(Errno::EINVAL);
                 }
-                let d = r.kernel.world.ns_mut(ns).and_then(|n| n.devs.get_mut(dev)).ok_or(Errno::ENODEV)?;
-                if let Some(v) = d.conf6.0.get_mut(Conf6::AddrGenMode as usize) {
-                    *v = i32::from(mode.u8());
-                }
+                let set = |d: &mut Device| {
+                    if let Some(v) = d.conf6.0.get_mut(Conf6::AddrGenMode as usize) {
+                        *v = i32::from(mode.u8());
+                    }
+                };
+                let n = r.kernel.world.ns_mut(ns).ok_or(Errno::ENODEV)?;
+                n.devs.update(dev, set).ok_or(Errno::ENODEV)?;
             }
             _ => return Err(Errno::EAFNOSUPPORT),
         }
@@ -317,11 +311,7 @@ fn do_setlink(r: &mut Req<'_, '_>, i: IfInfo, mut dev: IfIndex, tb: &Tb<'_>) -> 
 
 /// Changes a field of a device and tells the listeners.
 fn change(r: &mut Req<'_, '_>, ns: NsId, dev: IfIndex, f: impl FnOnce(&mut Device)) -> Result<(), Errno> {
-    let n = r.kernel.world.ns_mut(ns).ok_or(Errno::ENODEV)?;
-    f(n.devs.get_mut(dev).ok_or(Errno::ENODEV)?);
-    n.devs.generation += 1;
-    n.notify.push(Notify::LinkNew(dev, 0));
-    Ok(())
+    r.kernel.world.ns_mut(ns).ok_or(Errno::ENODEV)?.netdev_state_change(dev, f)
 }
 
 /// `dev_validate_mtu`.
@@ -330,12 +320,8 @@ fn set_mtu(r: &mut Req<'_, '_>, ns: NsId, dev: IfIndex, mtu: u32) -> Result<(), 
     if d.mtu == mtu {
         return Ok(());
     }
-    let (min, max) = mtu_range(d);
-    if mtu < min || mtu > i32::MAX as u32 {
-        return r.ext.err(Errno::EINVAL, "mtu less than device minimum");
-    }
-    if max != 0 && mtu > max {
-        return r.ext.err(Errno::EINVAL, "mtu greater than device maximum");
+    if let Err(sentence) = d.kind.info().validate_mtu(mtu) {
+        return r.ext.err(Errno::EINVAL, sentence);
     }
     r.kernel.world.link_set_mtu(ns, dev, mtu)
 }
@@ -379,7 +365,7 @@ pub(super) fn linkprop(r: &mut Req<'_, '_>) -> Result<(), Errno> {
         let name = a.str();
         let n = r.net_mut()?;
         let taken = n.devs.by_name(&name).map(|d| d.index);
-        let d = n.devs.get_mut(dev).ok_or(Errno::ENODEV)?;
+        let d = n.devs.get(dev).ok_or(Errno::ENODEV)?;
         if add {
             let bad = name.is_empty() || name.contains(['/', ':']) || name.contains(char::is_whitespace);
             if bad || d.altnames.len() >= ALTNAMES {
@@ -388,16 +374,13 @@ pub(super) fn linkprop(r: &mut Req<'_, '_>) -> Result<(), Errno> {
             if taken.is_some() {
                 return Err(Errno::EEXIST);
             }
-            d.altnames.push(name);
+            n.netdev_state_change(dev, |d| d.altnames.push(name))?;
         } else {
-            let before = d.altnames.len();
-            d.altnames.retain(|o| *o != name);
-            if d.altnames.len() == before {
+            if !d.altnames.contains(&name) {
                 return Err(if taken == Some(dev) { Errno::EINVAL } else { Errno::ENOENT });
             }
+            n.netdev_state_change(dev, |d| d.altnames.retain(|o| *o != name))?;
         }
-        n.devs.generation += 1;
-        n.notify.push(Notify::LinkNew(dev, 0));
     }
     Ok(())
 }

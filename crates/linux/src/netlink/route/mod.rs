@@ -158,5 +158,5 @@ pub(super) fn hundredths(t: ferronet_core::Instant) -> u32 {
 
 /// What consistency checks of a dump compare.
 pub(super) fn generation(k: &crate::Kernel, ns: NsId) -> u64 {
-    k.world.ns(ns).map_or(1, |n| n.devs.generation.wrapping_add(n.fib.generation << 20))
+    k.world.ns(ns).map_or(1, |n| n.devs.generation().wrapping_add(n.fib.generation << 20))
 }

@@ -207,7 +207,8 @@ fn interface_requests() {
     assert_eq!(l.ioctl(s, 0x8915, &req("v0:1", &[])).unwrap()[20..24], [172, 16, 5, 4]);
     assert_eq!(l.ioctl(s, 0x8919, &req("v0:1", &[])).unwrap()[20..24], [172, 16, 5, 255]);
     l.ioctl(s, 0x8914, &req("v0", &0u16.to_ne_bytes())).unwrap();
-    assert_eq!(l.ioctl(s, 0x8913, &req("v0", &[])).unwrap()[16..18], 0x1002u16.to_ne_bytes());
+    // dev_change_flags takes MULTICAST from the request; BROADCAST is the device's own.
+    assert_eq!(l.ioctl(s, 0x8913, &req("v0", &[])).unwrap()[16..18], 0x0002u16.to_ne_bytes());
     // Queue lengths and timestamps.
     l.bind(s, &sin("127.0.0.1", 7)).unwrap();
     assert_eq!(l.ioctl(s, 0x8906, &[0; 4]).unwrap_err(), Errno::ENOENT);

@@ -7,6 +7,7 @@ use ferronet_stack::dev::addr_ops::inet_insert_ifa;
 
 use crate::kernel::{Caller, Config, Kernel, NsRef, Ready, Received, RecvReq, SendMsg, SockId};
 
+mod ifreq;
 mod messages;
 mod options;
 mod props;
