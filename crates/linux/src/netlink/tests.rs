@@ -164,6 +164,12 @@ fn a_peer_in_another_namespace_gets_a_number() {
     assert_eq!(nsid.i32(), 0);
     assert!(n.k.world.ns(n.other).expect("there").devs.by_name("v1").is_some());
     assert_eq!(n.errno(s, veth("v2", "v3", Some(9))).0, -9);
+    // ip link add v4 netns OTHER type veth peer name v5: the described peer stays with the caller.
+    let mut m = veth("v4", "v5", None);
+    m.i32(28, 5);
+    assert_eq!(n.errno(s, m).0, 0);
+    let other = &n.k.world.ns(n.other).expect("there").devs;
+    assert!(other.by_name("v4").is_some() && other.by_name("v5").is_none());
 }
 
 #[test]

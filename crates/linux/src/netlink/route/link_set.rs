@@ -169,7 +169,8 @@ fn new_veth(r: &mut Req<'_, '_>, i: IfInfo, tb: &Tb<'_>, data: Option<AttrIter<'
     let own = spec(r, i, tb)?;
     let peer_info = data.and_then(|mut d| d.find(|a| a.ty == VETH_INFO_PEER));
     let mut peer = LinkSpec::default();
-    let mut peer_ns = ns;
+    // Without a namespace of its own a described peer stays with the caller, wherever the device goes.
+    let mut peer_ns = if peer_info.is_some() { r.ns } else { ns };
     let mut peer_i = IfInfo { index: 0, flags: 0, change: 0 };
     let mut peer_tb = None;
     if let Some(p) = peer_info {
