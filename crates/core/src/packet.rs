@@ -31,7 +31,7 @@ pub enum Csum {
     None,
     /// Checked, or cannot have been damaged (came from a local sender).
     Unnecessary,
-    /// The one's complement sum (unfolded to 16 bits) of everything from the network header on.
+    /// The folded one's complement sum of everything from the network header on.
     Complete(u16),
     /// To be filled in at `start + offset` over everything from `start` (offsets from the L4 header). The
     /// field holds the pseudo-header sum.

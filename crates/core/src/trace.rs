@@ -15,7 +15,7 @@ pub enum Step {
     Stage(&'static str),
     /// Went through a netfilter hook.
     Hook(&'static str),
-    /// The route: what was decided and through which device; the gateway or 0.
+    /// The type of the route, as `ip route` names it, and its output device.
     Route(&'static str, IfIndex),
     /// Delivered to a socket, by inode.
     Socket(u64),

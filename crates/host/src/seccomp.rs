@@ -318,7 +318,7 @@ pub(crate) fn probe() -> Result<()> {
     cvt(r).map(drop).map_err(HostError::UserNotify)
 }
 
-/// Synchronous wake-ups: without them a call costs a wake across processors (INTERPOSITION: 2.3 against 45 µs).
+/// Synchronous wake-ups: a call takes 2.3 µs with them and 45 µs without (a wake-up on another processor).
 pub(crate) fn set_sync_wake(listener: BorrowedFd<'_>) {
     // SAFETY: the argument is a plain integer. SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1; older kernels answer EINVAL.
     let _ = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1u64) };

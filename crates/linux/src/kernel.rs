@@ -263,7 +263,7 @@ impl Kernel {
         }
     }
 
-    /// Frames of a ring whose place its headers cannot say (`tp_drops`): taken off what was received.
+    /// Moves `frames` from `tp_packets` to `tp_drops`: they did not fit into the ring, and no slot shows it.
     pub fn packet_ring_lost(&mut self, s: SockId, frames: u32) {
         let Ok((ns, key)) = self.inet(s) else { return };
         if let Some(Proto::Packet(p)) = ns.socks.socks.get_mut(key).map(|s| &mut s.proto) {

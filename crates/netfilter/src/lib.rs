@@ -58,7 +58,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct PostRouted(());
 
-/// The stage that consists of little more than the hook, so that it needs no mark of its own on the path.
+/// The trace name of the function around the hook. It is recorded here, so that the function needs no trace call.
 fn stage_before(pf: Pf, hook: Hook) -> Option<&'static str> {
     match (pf, hook) {
         (Pf::Ipv4, Hook::LocalOut) => Some("ip_local_out"),

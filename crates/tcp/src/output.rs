@@ -156,7 +156,7 @@ impl Tcb {
             }
         }
         if self.urg_mode() && self.snd.up > seq {
-            // tcp_transmit_skb: a mark further ahead than the pointer reaches is told when all before it is out.
+            // tcp_transmit_skb: urgent data more than 65535 bytes ahead sends URG with 0xffff once everything before it was sent.
             match u16::try_from(self.snd.up - seq) {
                 Ok(urg) => (t.flags, t.urg) = (t.flags | TcpFlags::URG, urg),
                 Err(_) if seq + 0xffff > self.snd.nxt => (t.flags, t.urg) = (t.flags | TcpFlags::URG, 0xffff),

@@ -277,7 +277,7 @@ pub fn remove_routes(ns: &mut Namespace, gone: impl Fn(&FibEntry) -> bool) {
     for family in [Family::V4, Family::V6] {
         let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
         for id in ids {
-            // Of IPv4 routes that go with their device or source nobody is told (fib_table_flush).
+            // Linux sends no RTM_DELROUTE for IPv4 routes removed with their device or source (fib_table_flush).
             for e in ns.fib.table_mut(family, id).retain(&gone) {
                 if family == Family::V6 {
                     ns.notify.push(Notify::RouteDel(Box::new(e)));

@@ -328,7 +328,7 @@ pub fn napi_gro_receive(ns: &mut Namespace, p: Packet) {
         super::rx::netif_receive_skb(ns, p);
         return;
     };
-    // Frames for others are not worth it, and what was looped back is no frame.
+    // A packet that ip_mc_output looped back has no link header; receive() drops what a device that is down gets.
     let ethernet = d.has_ethernet();
     if p.meta().pkt_type == PktType::Loopback || !d.is_up() {
         super::rx::netif_receive_skb(ns, p);

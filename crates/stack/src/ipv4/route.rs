@@ -28,7 +28,7 @@ pub fn max_conf(ns: &Namespace, dev: IfIndex, c: Conf4) -> i32 {
     ns.devs.get(dev).map_or(0, |d| d.conf4.get(c)).max(ns.conf.all4.get(c))
 }
 
-/// `IN_DEV_ANDCONF` / `ORCONF` are spelled out where they are used; this is the device's own value.
+/// The device's own value as a truth value, without the `all` row.
 #[must_use]
 pub(crate) fn dev_conf(ns: &Namespace, dev: IfIndex, c: Conf4) -> bool {
     ns.devs.get(dev).is_some_and(|d| d.conf4.get(c) != 0)

@@ -131,9 +131,9 @@ bitflags! {
         const FLOWINFO_SEND = 1 << 48;
         /// `IPV6_FLOWINFO`.
         const FLOWINFO = 1 << 49;
-        /// `SO_MARK`, `SO_PRIORITY` aside: the `connect(2)` chose the port.
+        /// `connect(2)`, not `bind(2)`, chose the local port (no `SOCK_BINDPORT_LOCK`): disconnecting releases it.
         const CONNECT_PORT = 1 << 50;
-        /// `IPV6_MTU`-like: `IP_CHECKSUM`.
+        /// `IP_CHECKSUM`: recvmsg reports the checksum.
         const IP_CHECKSUM = 1 << 51;
         /// `IP_RECVFRAGSIZE`.
         const RECVFRAGSIZE = 1 << 52;

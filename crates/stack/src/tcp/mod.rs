@@ -102,9 +102,9 @@ pub struct Listener {
     pub accept_queue: VecDeque<SockKey>,
     /// Connections made by their SYN whose handshake ran when it was asked last.
     pub fastopen: Vec<SockKey>,
-    /// Request sockets (SYN queue), and how many of them were never retransmitted to.
+    /// Entries in the SYN queue (request sockets).
     pub qlen: u32,
-    /// See `qlen`.
+    /// Of these, entries whose SYN-ACK was sent only once.
     pub young: u32,
     /// When the accept queue last overflowed: cookies are believed for a while after.
     pub last_overflow: Option<Instant>,

@@ -46,8 +46,8 @@ pub(super) struct Incoming {
 
 fn tcp_rcv(ns: &mut Namespace, mut p: Packet, ends: (IpAddr, IpAddr), pseudo: u32, ce: bool) {
     if p.meta().pkt_type != PktType::Host {
-        // The frame was for us alone, its IP address was not: a segment that nobody answers (tcp_v4_rcv asks what kind
-        // of frame it was; tcp_v4_send_reset, what kind of route).
+        // A unicast frame with an IP destination that is not unicast is counted and never answered (tcp_v4_rcv tests
+        // pkt_type, tcp_v4_send_reset the route's type).
         let alone = ferronet_wire::ethernet::EthHdr::view(p.at(p.meta().mac))
             .is_some_and(|e| p.meta().mac != 0 && !e.h_dest.is_broadcast() && !e.h_dest.is_multicast());
         if alone {

@@ -37,7 +37,7 @@ pub(super) struct Via {
 /// Builds the packet and hands it to IP.
 pub(super) fn tcp_transmit_skb(ns: &mut Namespace, t: Transmit, via: &Via) {
     let segs = t.segs();
-    // RFC 4022: without segments that hold only what was sent before.
+    // RFC 4022 tcpOutSegs: segments with retransmitted data only are not counted.
     if t.kind != Kind::Retrans {
         ns.env.mib.add(Mib::TcpOutSegs, u64::from(segs));
     }
@@ -283,7 +283,7 @@ pub(super) fn send_by(
     if t.kind == Kind::Rst {
         ns.env.mib.inc(Mib::TcpOutRsts);
     }
-    // With DF nobody reassembles, and without a socket there is no counter (ip_select_ident, RFC 6864 §4.1).
+    // ID 0: the packet has DF (RFC 6864 §4.1), and no socket holds an ID counter (ip_select_ident).
     let via = Via { tuple, route, tos, ttl: 0, mark, ip_id: 0, df: true, flowlabel: 0 };
     tcp_transmit_skb(ns, t, &via);
 }
