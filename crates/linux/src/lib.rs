@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod netlink;
 pub mod procfs;
 pub mod socket;
+pub mod uapi;
 
 pub use ferronet_stack::sock::packet::RxRing;
 pub use ferronet_stack::tcp::EdgeQueues;

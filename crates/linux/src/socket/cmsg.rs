@@ -10,17 +10,13 @@ use ferronet_wire::{Ipv4Hdr, Ipv6Hdr, UdpHdr};
 
 use super::addr;
 use crate::kernel::af;
+use crate::uapi::in4::*;
+use crate::uapi::in6::*;
+use crate::uapi::socket::*;
+use crate::uapi::udp::UDP_SEGMENT;
 
 /// Bytes of `struct cmsghdr`.
 const HDR: usize = 16;
-/// `MSG_CTRUNC`.
-const MSG_CTRUNC: i32 = 8;
-
-pub(super) const SOL_SOCKET: i32 = 1;
-pub(super) const SOL_IP: i32 = 0;
-pub(super) const SOL_IPV6: i32 = 41;
-pub(super) const SOL_UDP: i32 = 17;
-pub(super) const SOL_PACKET: i32 = 263;
 
 /// `SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE`.
 const TS_RX_SOFTWARE: u32 = 1 << 3 | 1 << 4;
@@ -154,18 +150,20 @@ pub(super) fn send_opts(
 /// `__sock_cmsg_send`.
 fn sock_cmsg_send(c: &Cmsg<'_>, caps: &dyn Fn() -> crate::Caps, m: &mut MsgOpts) -> Result<(), Errno> {
     match c.kind {
-        36 if !caps().intersects(crate::Caps::NET_RAW | crate::Caps::NET_ADMIN) => return Err(Errno::EPERM),
-        36 => m.mark = Some(c.int()? as u32),
-        12 => m.priority = Some(c.int()? as u32),
-        // SCM_RIGHTS, SCM_CREDENTIALS; SO_TIMESTAMPING, SCM_TXTIME: accepted, no effect.
-        1 | 2 | 37 | 61 | 65 => {}
+        SO_MARK if !caps().intersects(crate::Caps::NET_RAW | crate::Caps::NET_ADMIN) => {
+            return Err(Errno::EPERM);
+        }
+        SO_MARK => m.mark = Some(c.int()? as u32),
+        SO_PRIORITY => m.priority = Some(c.int()? as u32),
+        // Accepted, no effect.
+        SCM_RIGHTS | SCM_CREDENTIALS | SO_TIMESTAMPING | SO_TIMESTAMPING_NEW | SCM_TXTIME => {}
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
 }
 
 fn udp_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
-    if c.kind != 103 || c.data.len() != 2 {
+    if c.kind != UDP_SEGMENT || c.data.len() != 2 {
         return Err(Errno::EINVAL);
     }
     m.gso_size = c.data.first_chunk().map(|b| u16::from_ne_bytes(*b));
@@ -175,8 +173,7 @@ fn udp_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
 /// `ip_cmsg_send`.
 fn ip_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
     match c.kind {
-        // IP_PKTINFO
-        8 => {
+        IP_PKTINFO => {
             if c.data.len() != 12 {
                 return Err(Errno::EINVAL);
             }
@@ -186,15 +183,13 @@ fn ip_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
             }
             m.saddr = Some(IpAddr::V4(c.addr4(4)?));
         }
-        // IP_TTL
-        2 => m.ttl = Some(u8::try_from(c.exact_int()?).ok().filter(|t| *t > 0).ok_or(Errno::EINVAL)?),
-        // IP_TOS: an int or a byte.
-        1 => {
+        IP_TTL => m.ttl = Some(u8::try_from(c.exact_int()?).ok().filter(|t| *t > 0).ok_or(Errno::EINVAL)?),
+        // An int or a byte.
+        IP_TOS => {
             let v = if let [b] = c.data { i32::from(*b) } else { c.exact_int()? };
             m.tos = Some(u8::try_from(v).map_err(|_| Errno::EINVAL)?);
         }
-        // IP_RETOPTS, IP_PROTOCOL
-        7 | 52 => {}
+        IP_RETOPTS | IP_PROTOCOL => {}
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
@@ -208,23 +203,22 @@ fn ip6_cmsg_send(c: &Cmsg<'_>, m: &mut MsgOpts) -> Result<(), Errno> {
         _ => Err(Errno::EINVAL),
     };
     match c.kind {
-        // IPV6_PKTINFO
-        50 => {
+        IPV6_PKTINFO => {
             let (a, dev) = c.pktinfo6()?;
             m.oif = dev.unwrap_or(m.oif);
             m.saddr = (!a.is_unspecified()).then_some(IpAddr::V6(a));
             m.pktinfo = true;
         }
-        52 => m.ttl = signed(c.int()?)?,
-        67 => m.tos = signed(c.int()?)?,
-        62 => {
+        IPV6_HOPLIMIT => m.ttl = signed(c.int()?)?,
+        IPV6_TCLASS => m.tos = signed(c.int()?)?,
+        IPV6_DONTFRAG => {
             m.dontfrag = Some(match c.int()? {
                 0 => false,
                 1 => true,
                 _ => return Err(Errno::EINVAL),
             });
         }
-        11 => m.flowinfo = u32::from_be(c.int()? as u32) & 0xf_ffff,
+        IPV6_FLOWINFO => m.flowinfo = u32::from_be(c.int()? as u32) & 0xf_ffff,
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
@@ -243,13 +237,13 @@ fn timespec(ns: u64, unit: u64) -> [u8; 16] {
 pub(super) fn sock_recv(w: &mut Writer, c: &SockCommon, p: &Packet, stamp: u64, drops: u32) {
     timestamps(w, c, stamp);
     if c.flags.contains(SockFlags::RXQ_OVFL) && drops > 0 {
-        w.put(SOL_SOCKET, 40, &drops.to_ne_bytes());
+        w.put(SOL_SOCKET, SO_RXQ_OVFL, &drops.to_ne_bytes());
     }
     if c.flags.contains(SockFlags::RCVMARK) {
-        w.put(SOL_SOCKET, 36, &p.meta().mark.to_ne_bytes());
+        w.put(SOL_SOCKET, SO_MARK, &p.meta().mark.to_ne_bytes());
     }
     if c.flags.contains(SockFlags::RCVPRIORITY) {
-        w.put(SOL_SOCKET, 12, &p.meta().priority.to_ne_bytes());
+        w.put(SOL_SOCKET, SO_PRIORITY, &p.meta().priority.to_ne_bytes());
     }
 }
 
@@ -257,14 +251,14 @@ pub(super) fn sock_recv(w: &mut Writer, c: &SockCommon, p: &Packet, stamp: u64, 
 fn timestamps(w: &mut Writer, c: &SockCommon, stamp: u64) {
     let new = c.flags.contains(SockFlags::TSTAMP_NEW);
     if c.flags.contains(SockFlags::TIMESTAMPNS) {
-        w.put(SOL_SOCKET, if new { 64 } else { 35 }, &timespec(stamp, 1));
+        w.put(SOL_SOCKET, if new { SO_TIMESTAMPNS_NEW } else { SO_TIMESTAMPNS }, &timespec(stamp, 1));
     } else if c.flags.contains(SockFlags::TIMESTAMP) {
-        w.put(SOL_SOCKET, if new { 63 } else { 29 }, &timespec(stamp, 1000));
+        w.put(SOL_SOCKET, if new { SO_TIMESTAMP_NEW } else { SO_TIMESTAMP }, &timespec(stamp, 1000));
     }
     if c.opts.as_ref().is_some_and(|o| o.tsflags & TS_RX_SOFTWARE == TS_RX_SOFTWARE) {
         let mut b = [0; 48];
         b[..16].copy_from_slice(&timespec(stamp, 1));
-        w.put(SOL_SOCKET, if new { 65 } else { 37 }, &b);
+        w.put(SOL_SOCKET, if new { SO_TIMESTAMPING_NEW } else { SO_TIMESTAMPING }, &b);
     }
 }
 
@@ -285,17 +279,17 @@ pub(super) fn ip_recv(w: &mut Writer, c: &SockCommon, p: &Packet, spec: Ipv4Addr
                 pktinfo6(w, h.daddr(), p.meta().iif);
             }
             if c.flags.contains(SockFlags::RECVHOPLIMIT) {
-                w.int(SOL_IPV6, 52, i32::from(h.hop_limit()));
+                w.int(SOL_IPV6, IPV6_HOPLIMIT, i32::from(h.hop_limit()));
             }
             if c.flags.contains(SockFlags::RECVTCLASS) {
-                w.int(SOL_IPV6, 67, i32::from(h.tclass()));
+                w.int(SOL_IPV6, IPV6_TCLASS, i32::from(h.tclass()));
             }
             if c.flags.contains(SockFlags::FLOWINFO) && h.ver_tc_flow() & 0x0fff_ffff != 0 {
-                w.put(SOL_IPV6, 11, &(h.ver_tc_flow() & 0x0fff_ffff).to_be_bytes());
+                w.put(SOL_IPV6, IPV6_FLOWINFO, &(h.ver_tc_flow() & 0x0fff_ffff).to_be_bytes());
             }
             if c.flags.contains(SockFlags::RECVORIGDST6) {
                 let a = addr::print(af::INET6, IpAddr::V6(h.daddr()), dport, p.meta().iif);
-                w.put(SOL_IPV6, 74, &a);
+                w.put(SOL_IPV6, IPV6_ORIGDSTADDR, &a);
             }
         }
         _ => {}
@@ -309,20 +303,20 @@ fn ip4_recv(w: &mut Writer, c: &SockCommon, p: &Packet, h: &Ipv4Hdr, (spec, dpor
         b[..4].copy_from_slice(&p.meta().iif.0.to_ne_bytes());
         b[4..8].copy_from_slice(&spec.octets());
         b[8..].copy_from_slice(&h.daddr().octets());
-        w.put(SOL_IP, 8, &b);
+        w.put(SOL_IP, IP_PKTINFO, &b);
     }
     if c.flags.contains(SockFlags::RECVTTL) {
-        w.int(SOL_IP, 2, i32::from(h.ttl()));
+        w.int(SOL_IP, IP_TTL, i32::from(h.ttl()));
     }
     if c.flags.contains(SockFlags::RECVTOS) {
-        w.put(SOL_IP, 1, &[h.tos()]);
+        w.put(SOL_IP, IP_TOS, &[h.tos()]);
     }
     let options = p.network().get(Ipv4Hdr::LEN..h.hdr_len()).unwrap_or(&[]);
     if c.flags.contains(SockFlags::RECVOPTS) && !options.is_empty() {
-        w.put(SOL_IP, 6, options);
+        w.put(SOL_IP, IP_RECVOPTS, options);
     }
     if c.flags.contains(SockFlags::RECVORIGDST) {
-        w.put(SOL_IP, 20, &addr::print(af::INET, IpAddr::V4(h.daddr()), dport, IfIndex::NONE));
+        w.put(SOL_IP, IP_ORIGDSTADDR, &addr::print(af::INET, IpAddr::V4(h.daddr()), dport, IfIndex::NONE));
     }
 }
 
@@ -330,7 +324,7 @@ fn pktinfo6(w: &mut Writer, a: Ipv6Addr, dev: IfIndex) {
     let mut b = [0; 20];
     b[..16].copy_from_slice(&a.octets());
     b[16..].copy_from_slice(&dev.0.to_ne_bytes());
-    w.put(SOL_IPV6, 50, &b);
+    w.put(SOL_IPV6, IPV6_PKTINFO, &b);
 }
 
 /// An entry of the error queue (`ip_recv_error`, `ipv6_recv_error`): `struct sock_extended_err` and the offender.
@@ -344,13 +338,13 @@ pub(super) fn error(w: &mut Writer, c: &SockCommon, e: &SockErr) {
                 let mut b = [0; 12];
                 b[..4].copy_from_slice(&e.dev.0.to_ne_bytes());
                 b[8..].copy_from_slice(&to.octets());
-                w.put(SOL_IP, 8, &b);
+                w.put(SOL_IP, IP_PKTINFO, &b);
             }
             if c.flags.contains(SockFlags::RECVTTL) {
-                w.int(SOL_IP, 2, i32::from(e.ttl));
+                w.int(SOL_IP, IP_TTL, i32::from(e.ttl));
             }
             if c.flags.contains(SockFlags::RECVTOS) {
-                w.put(SOL_IP, 1, &[e.tos]);
+                w.put(SOL_IP, IP_TOS, &[e.tos]);
             }
         }
         IpAddr::V6(to) => {
@@ -358,10 +352,10 @@ pub(super) fn error(w: &mut Writer, c: &SockCommon, e: &SockErr) {
                 pktinfo6(w, to, e.dev);
             }
             if c.flags.contains(SockFlags::RECVHOPLIMIT) {
-                w.int(SOL_IPV6, 52, i32::from(e.ttl));
+                w.int(SOL_IPV6, IPV6_HOPLIMIT, i32::from(e.ttl));
             }
             if c.flags.contains(SockFlags::RECVTCLASS) {
-                w.int(SOL_IPV6, 67, i32::from(e.tos));
+                w.int(SOL_IPV6, IPV6_TCLASS, i32::from(e.tos));
             }
         }
     }
@@ -377,8 +371,8 @@ pub(super) fn error(w: &mut Writer, c: &SockCommon, e: &SockErr) {
         _ => b.resize(16 + len, 0),
     }
     if family == af::INET6 {
-        w.put(SOL_IPV6, 25, &b);
+        w.put(SOL_IPV6, IPV6_RECVERR, &b);
     } else {
-        w.put(SOL_IP, 11, &b);
+        w.put(SOL_IP, IP_RECVERR, &b);
     }
 }

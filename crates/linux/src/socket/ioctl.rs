@@ -11,18 +11,14 @@ use ferronet_wire::MacAddr;
 
 use super::addr;
 use crate::kernel::{Caller, Caps, Kernel, SockId, af};
+use crate::uapi::sockios::*;
 
 /// Bytes of `struct ifreq`, and where its union begins.
 const IFREQ: usize = 40;
 const UNION: usize = 16;
 
-const SIOCINQ: u32 = 0x541b;
-const SIOCOUTQ: u32 = 0x5411;
-const SIOCATMARK: u32 = 0x8905;
-const SIOCGIFNAME: u32 = 0x8910;
-const SIOCGIFCONF: u32 = 0x8912;
-const SIOCETHTOOL: u32 = 0x8946;
-const SIOCOUTQNSD: u32 = 0x894b;
+/// The last of the 16 requests that belong to a driver.
+const SIOCDEVPRIVATE_LAST: u32 = SIOCDEVPRIVATE + 15;
 
 /// A `struct ifreq`, in and out.
 struct Ifreq([u8; IFREQ]);
@@ -158,12 +154,12 @@ impl Kernel {
                 let link = u32::from(d.is_up() && d.carrier);
                 Ok([ETHTOOL_GLINK.to_ne_bytes(), link.to_ne_bytes()].concat())
             }
-            0x8913..=0x8943 | 0x8970 if is_get(cmd) => {
+            SIOCGIFFLAGS..=SIOCSIFTXQLEN | SIOCGIFMAP if is_get(cmd) => {
                 let r = Ifreq::parse(arg)?;
                 let ns = self.world.ns(ns_id).ok_or(Errno::ENXIO)?;
                 get(ns, cmd, r)
             }
-            0x8914..=0x8943 => {
+            SIOCSIFFLAGS..=SIOCSIFTXQLEN => {
                 let r = Ifreq::parse(arg)?;
                 if !c.capable(Caps::NET_ADMIN) {
                     return Err(Errno::EPERM);
@@ -172,9 +168,12 @@ impl Kernel {
                 Ok(r.0.to_vec())
             }
             // Routes, ARP entries, bridges and tunnels are managed over netlink; wireless there is none.
-            0x890b | 0x890c | 0x8947..=0x894a | 0x8953..=0x8955 | 0x8980..=0x89ff | 0x8b00..=0x8bff => {
-                Err(Errno::EOPNOTSUPP)
-            }
+            SIOCADDRT
+            | SIOCDELRT
+            | SIOCGMIIPHY..=SIOCWANDEV
+            | SIOCDARP..=SIOCSARP
+            | SIOCADDDLCI..=SIOCDEVPRIVATE_LAST
+            | SIOCIWFIRST..=SIOCIWLAST => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::ENOTTY),
         }
     }
@@ -183,7 +182,7 @@ impl Kernel {
     #[must_use]
     pub fn ioctl_arg_len(cmd: u32) -> usize {
         match cmd {
-            SIOCGIFCONF | SIOCOUTQNSD | 0x8901..=0x8907 => 4,
+            SIOCGIFCONF | SIOCOUTQNSD | FIOSETOWN..=SIOCGSTAMPNS_OLD => 4,
             _ if cmd >> 8 == 0x89 || cmd >> 8 == 0x8b => IFREQ,
             _ => 4,
         }
@@ -205,8 +204,8 @@ impl Kernel {
             // What a message socket sends is with the device at once.
             (SIOCOUTQ, _) => int(0),
             (SIOCATMARK, Proto::Tcp(_)) => int(u32::from(tcp::user::at_mark(ns, key))),
-            // SIOCGSTAMP, SIOCGSTAMPNS and their 64-bit names.
-            (0x8906 | 0x8907 | 0x8010_8906 | 0x8010_8907, _) => {
+            // The time of the last message; NEW has 64 bits on every machine.
+            (SIOCGSTAMP_OLD | SIOCGSTAMPNS_OLD | SIOCGSTAMP_NEW | SIOCGSTAMPNS_NEW, _) => {
                 let stamp = x.common.opts.as_ref().map_or(0, |o| o.stamp);
                 if stamp == 0 {
                     if let Ok(c) = self.inet(s).and_then(|(ns, key)| ns.socks.common_mut(key)) {
@@ -215,14 +214,14 @@ impl Kernel {
                     }
                     return Some(Err(Errno::ENOENT));
                 }
-                let unit = if cmd & 0xffff == 0x8906 { 1000 } else { 1 };
+                let unit = if matches!(cmd, SIOCGSTAMP_OLD | SIOCGSTAMP_NEW) { 1000 } else { 1 };
                 let mut v = (stamp / 1_000_000_000).to_ne_bytes().to_vec();
                 v.extend_from_slice(&(stamp % 1_000_000_000 / unit).to_ne_bytes());
                 Some(Ok(v))
             }
             // FIOGETOWN, SIOCGPGRP: nobody gets signals; the edge sees to those itself.
-            (0x8903 | 0x8904, _) => int(0),
-            (0x8901 | 0x8902, _) => Some(Ok(Vec::new())),
+            (FIOGETOWN | SIOCGPGRP, _) => int(0),
+            (FIOSETOWN | SIOCSPGRP, _) => Some(Ok(Vec::new())),
             _ => None,
         }
     }
@@ -233,24 +232,26 @@ impl Kernel {
         let d = r.device(ns)?;
         let dev = d.index;
         match cmd {
-            0x8914 => self.world.dev_change_flags(id, dev, r.flags()),
-            0x8916 | 0x8918 | 0x891a | 0x891c => self.set_addr(id, dev, cmd, r),
-            0x8922 => self.world.link_set_mtu(id, dev, u32::try_from(r.int()).map_err(|_| Errno::EINVAL)?),
-            0x8923 => {
+            SIOCSIFFLAGS => self.world.dev_change_flags(id, dev, r.flags()),
+            SIOCSIFADDR | SIOCSIFDSTADDR | SIOCSIFBRDADDR | SIOCSIFNETMASK => self.set_addr(id, dev, cmd, r),
+            SIOCSIFMTU => {
+                self.world.link_set_mtu(id, dev, u32::try_from(r.int()).map_err(|_| Errno::EINVAL)?)
+            }
+            SIOCSIFNAME => {
                 let name = r.0[UNION..UNION + 16].split(|b| *b == 0).next().unwrap_or(&[]);
                 let name = core::str::from_utf8(name).map_err(|_| Errno::EINVAL)?.to_owned();
                 self.world.link_set_name(id, dev, &name)
             }
-            0x8924 => {
+            SIOCSIFHWADDR => {
                 let mac = MacAddr::from_slice(&r.0[UNION + 2..UNION + 8]).ok_or(Errno::EINVAL)?;
                 self.world.link_set_address(id, dev, mac)
             }
-            0x8943 => {
+            SIOCSIFTXQLEN => {
                 let n = u32::try_from(r.int()).map_err(|_| Errno::EINVAL)?;
                 self.world.dev_change_tx_queue_len(id, dev, n)
             }
             // Metrics other than 0 are not supported; mappings and slaves neither.
-            0x891e if r.int() == 0 => Ok(()),
+            SIOCSIFMETRIC if r.int() == 0 => Ok(()),
             _ => Err(Errno::EOPNOTSUPP),
         }
     }
@@ -266,12 +267,12 @@ impl Kernel {
         let old = find_addr(d, r).cloned();
         let label = r.label().to_owned();
         let mut new = match (&old, cmd) {
-            (None, 0x8916) => IfAddr { label, ..IfAddr::new(IpAddr::V4(a), 32) },
+            (None, SIOCSIFADDR) => IfAddr { label, ..IfAddr::new(IpAddr::V4(a), 32) },
             (None, _) => return Err(Errno::EADDRNOTAVAIL),
             (Some(o), _) => o.clone(),
         };
         match cmd {
-            0x8916 => {
+            SIOCSIFADDR => {
                 if a.is_unspecified() {
                     return old
                         .map_or(Ok(()), |o| addr_ops::inet_del_ifa(ns, dev, o.local, Some(o.prefix_len)));
@@ -282,8 +283,8 @@ impl Kernel {
                 new.broadcast = (d.flags & iff::BROADCAST != 0 && new.prefix_len < 31)
                     .then(|| Ipv4Addr::from_bits(a.to_bits() | !mask_of(new.prefix_len).to_bits()));
             }
-            0x8918 => new.peer = IpAddr::V4(a),
-            0x891a => new.broadcast = Some(a),
+            SIOCSIFDSTADDR => new.peer = IpAddr::V4(a),
+            SIOCSIFBRDADDR => new.broadcast = Some(a),
             _ => {
                 new.prefix_len = len_of(a).ok_or(Errno::EINVAL)?;
                 if let (Some(_), true) = (new.broadcast, new.prefix_len < 31) {
@@ -303,7 +304,17 @@ impl Kernel {
 fn is_get(cmd: u32) -> bool {
     matches!(
         cmd,
-        0x8913 | 0x8915 | 0x8917 | 0x8919 | 0x891b | 0x891d | 0x8921 | 0x8927 | 0x8933 | 0x8942 | 0x8970
+        SIOCGIFFLAGS
+            | SIOCGIFADDR
+            | SIOCGIFDSTADDR
+            | SIOCGIFBRDADDR
+            | SIOCGIFNETMASK
+            | SIOCGIFMETRIC
+            | SIOCGIFMTU
+            | SIOCGIFHWADDR
+            | SIOCGIFINDEX
+            | SIOCGIFTXQLEN
+            | SIOCGIFMAP
     )
 }
 
@@ -312,36 +323,36 @@ fn get(ns: &Namespace, cmd: u32, r: Ifreq) -> Result<Vec<u8>, Errno> {
     let d = r.device(ns)?;
     let address = || find_addr(d, &r).ok_or(Errno::EADDRNOTAVAIL);
     Ok(match cmd {
-        0x8913 => {
+        SIOCGIFFLAGS => {
             let f = d.dev_flags() as u16;
             r.with(&f.to_ne_bytes())
         }
-        0x8915 => {
+        SIOCGIFADDR => {
             let a = v4(address()?.local);
             r.with_addr(a)
         }
-        0x8917 => {
+        SIOCGIFDSTADDR => {
             let a = v4(address()?.peer);
             r.with_addr(a)
         }
-        0x8919 => {
+        SIOCGIFBRDADDR => {
             let a = address()?.broadcast.unwrap_or(Ipv4Addr::UNSPECIFIED);
             r.with_addr(a)
         }
-        0x891b => {
+        SIOCGIFNETMASK => {
             let a = mask_of(address()?.prefix_len);
             r.with_addr(a)
         }
-        0x891d => r.with_int(0),
-        0x8921 => r.with_int(d.mtu as i32),
-        0x8927 => {
+        SIOCGIFMETRIC => r.with_int(0),
+        SIOCGIFMTU => r.with_int(d.mtu as i32),
+        SIOCGIFHWADDR => {
             let mut b = [0; 16];
             b[..2].copy_from_slice(&super::message::hatype(ns, d.index).to_ne_bytes());
             b[2..8].copy_from_slice(&d.mac.octets());
             r.with(&b)
         }
-        0x8933 => r.with_int(d.index.0 as i32),
-        0x8942 => r.with_int(d.tx_queue_len as i32),
+        SIOCGIFINDEX => r.with_int(d.index.0 as i32),
+        SIOCGIFTXQLEN => r.with_int(d.tx_queue_len as i32),
         _ => r.with(&[0; 24]),
     })
 }

@@ -15,14 +15,9 @@ use slotmap::Key;
 
 use super::{InetSock, addr, cmsg};
 use crate::kernel::{Caller, Caps, File, Kernel, Received, RecvReq, SendMsg, SockId, af, sock_type};
-
-const MSG_OOB: i32 = 1;
-const MSG_PEEK: i32 = 2;
-const MSG_DONTROUTE: i32 = 4;
-const MSG_TRUNC: i32 = 0x20;
-const MSG_CONFIRM: i32 = 0x800;
-const MSG_ERRQUEUE: i32 = 0x2000;
-const MSG_MORE: i32 = 0x8000;
+use crate::uapi::if_packet::*;
+use crate::uapi::socket::*;
+use crate::uapi::udp::UDP_GRO;
 
 /// Bytes of `struct sockaddr_ll`.
 const SOCKADDR_LL: usize = 20;
@@ -297,14 +292,14 @@ impl Kernel {
                 out.aux = l.aux;
                 out.len = l.full as usize;
                 if l.auxdata {
-                    w.put(cmsg::SOL_PACKET, 8, &l.aux);
+                    w.put(SOL_PACKET, PACKET_AUXDATA, &l.aux);
                 }
             } else {
                 out.name = name_of(family, kind, p);
                 if let Kind::Udp { gro: true } = kind
                     && p.meta().gso.size > 0
                 {
-                    w.put(cmsg::SOL_UDP, 104, &i32::from(p.meta().gso.size).to_ne_bytes());
+                    w.put(SOL_UDP, UDP_GRO, &i32::from(p.meta().gso.size).to_ne_bytes());
                 }
                 cmsg::ip_recv(&mut w, c, p, spec);
             }
@@ -402,9 +397,6 @@ struct LinkFacts {
 }
 
 fn link_facts(ns: &Namespace, ps: &packet::PacketSock, p: &Packet) -> LinkFacts {
-    const TP_STATUS_USER: u32 = 1;
-    const TP_STATUS_CSUMNOTREADY: u32 = 8;
-    const TP_STATUS_CSUM_VALID: u32 = 128;
     let full = ps.lens.front().copied().unwrap_or(p.len() as u32);
     let m = p.meta();
     let link = EthHdr::view(p.at(m.mac)).map(|h| h.h_source.octets());

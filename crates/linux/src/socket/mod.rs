@@ -18,6 +18,7 @@ use slotmap::Key;
 use tcp::user::SendHow;
 
 use crate::netlink::{self, NetlinkSock};
+use crate::uapi::socket::*;
 
 use crate::kernel::{
     Caller, Caps, File, Kernel, OpenFile, Ready, Received, RecvReq, SendMsg, SockId, af, sock_type,
@@ -212,8 +213,6 @@ impl Kernel {
     /// # Errors
     /// `EAGAIN` when there is no room; as sendmsg(2).
     pub fn sendmsg(&mut self, c: &mut Caller<'_>, s: SockId, m: SendMsg<'_>) -> Result<usize, Errno> {
-        const MSG_OOB: i32 = 1;
-        const MSG_MORE: i32 = 0x8000;
         if self.is_netlink(s) {
             return netlink::sendmsg(self, c, s, &m);
         }
@@ -234,8 +233,6 @@ impl Kernel {
     /// # Errors
     /// `EAGAIN` when there is nothing; as recvmsg(2).
     pub fn recvmsg(&mut self, s: SockId, r: RecvReq) -> Result<Received, Errno> {
-        const MSG_OOB: i32 = 1;
-        const MSG_PEEK: i32 = 2;
         if self.is_netlink(s) {
             return netlink::recvmsg(self, s, r);
         }

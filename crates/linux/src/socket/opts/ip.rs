@@ -9,23 +9,24 @@ use ferronet_stack::sock::{SockFlags, datagram};
 
 use super::{Who, flag, int, int_or_byte, set_flag, u32_at};
 use crate::kernel::sock_type;
+use crate::uapi::in4::*;
 
 /// Options that are a flag and nothing else.
 fn flag_of(name: i32) -> Option<SockFlags> {
     Some(match name {
-        6 => SockFlags::RECVOPTS,
-        7 => SockFlags::RETOPTS,
-        8 => SockFlags::PKTINFO,
-        11 => SockFlags::RECVERR,
-        12 => SockFlags::RECVTTL,
-        13 => SockFlags::RECVTOS,
-        20 => SockFlags::RECVORIGDST,
-        23 => SockFlags::IP_CHECKSUM,
-        24 => SockFlags::BIND_NO_PORT,
-        25 => SockFlags::RECVFRAGSIZE,
-        26 => SockFlags::RECVERR_RFC4884,
-        34 => SockFlags::MC_LOOP,
-        49 => SockFlags::MC_ALL,
+        IP_RECVOPTS => SockFlags::RECVOPTS,
+        IP_RETOPTS => SockFlags::RETOPTS,
+        IP_PKTINFO => SockFlags::PKTINFO,
+        IP_RECVERR => SockFlags::RECVERR,
+        IP_RECVTTL => SockFlags::RECVTTL,
+        IP_RECVTOS => SockFlags::RECVTOS,
+        IP_RECVORIGDSTADDR => SockFlags::RECVORIGDST,
+        IP_CHECKSUM => SockFlags::IP_CHECKSUM,
+        IP_BIND_ADDRESS_NO_PORT => SockFlags::BIND_NO_PORT,
+        IP_RECVFRAGSIZE => SockFlags::RECVFRAGSIZE,
+        IP_RECVERR_RFC4884 => SockFlags::RECVERR_RFC4884,
+        IP_MULTICAST_LOOP => SockFlags::MC_LOOP,
+        IP_MULTICAST_ALL => SockFlags::MC_ALL,
         _ => return None,
     })
 }
@@ -41,31 +42,31 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
     let c = ns.socks.common(w.key)?;
     let o = c.opts.as_deref();
     Ok(match name {
-        1 => int(i32::from(c.tos)),
-        2 if c.ttl == 0 => int(ns.env.sysctl.get(Sysctl::IpDefaultTtl) as i32),
-        2 => int(i32::from(c.ttl)),
-        3 => return flag(ns, w.key, SockFlags::HDRINCL),
-        4 => o.map_or_else(Vec::new, |o| o.ip_options.clone()),
-        5 | 18 => int(0),
-        9 if w.stream() => Vec::new(),
-        10 => int(i32::from(c.pmtudisc)),
-        14 => int(mtu(ns, w, Family::V4)?),
-        15 => return flag(ns, w.key, SockFlags::FREEBIND),
-        19 => return flag(ns, w.key, SockFlags::TRANSPARENT),
-        21 => int(o.map_or(0, |o| i32::from(o.min_ttl))),
-        22 => return flag(ns, w.key, SockFlags::NODEFRAG),
-        32 => o.map_or([0; 4], |o| o.mc_addr.octets()).to_vec(),
-        33 => int(o.map_or(1, |o| i32::from(o.mc_ttl))),
-        41 => return Err(Errno::ENODEV),
-        48 => return Err(Errno::EINVAL),
-        50 => (o.map_or(0, |o| o.uc_index.0)).to_be_bytes().to_vec(),
-        51 => {
+        IP_TOS => int(i32::from(c.tos)),
+        IP_TTL if c.ttl == 0 => int(ns.env.sysctl.get(Sysctl::IpDefaultTtl) as i32),
+        IP_TTL => int(i32::from(c.ttl)),
+        IP_HDRINCL => return flag(ns, w.key, SockFlags::HDRINCL),
+        IP_OPTIONS => o.map_or_else(Vec::new, |o| o.ip_options.clone()),
+        IP_ROUTER_ALERT | IP_PASSSEC => int(0),
+        IP_PKTOPTIONS if w.stream() => Vec::new(),
+        IP_MTU_DISCOVER => int(i32::from(c.pmtudisc)),
+        IP_MTU => int(mtu(ns, w, Family::V4)?),
+        IP_FREEBIND => return flag(ns, w.key, SockFlags::FREEBIND),
+        IP_TRANSPARENT => return flag(ns, w.key, SockFlags::TRANSPARENT),
+        IP_MINTTL => int(o.map_or(0, |o| i32::from(o.min_ttl))),
+        IP_NODEFRAG => return flag(ns, w.key, SockFlags::NODEFRAG),
+        IP_MULTICAST_IF => o.map_or([0; 4], |o| o.mc_addr.octets()).to_vec(),
+        IP_MULTICAST_TTL => int(o.map_or(1, |o| i32::from(o.mc_ttl))),
+        IP_MSFILTER => return Err(Errno::ENODEV),
+        MCAST_MSFILTER => return Err(Errno::EINVAL),
+        IP_UNICAST_IF => (o.map_or(0, |o| o.uc_index.0)).to_be_bytes().to_vec(),
+        IP_LOCAL_PORT_RANGE => {
             let (lo, hi) = o.map_or((0, 0), |o| o.port_range);
             int((u32::from(lo) | u32::from(hi) << 16) as i32)
         }
         // inet_num: the port, or the protocol of a raw socket.
-        52 if w.ty == sock_type::RAW => int(w.proto),
-        52 => int(i32::from(c.lport)),
+        IP_PROTOCOL if w.ty == sock_type::RAW => int(w.proto),
+        IP_PROTOCOL => int(i32::from(c.lport)),
         _ => return Err(Errno::ENOPROTOOPT),
     })
 }
@@ -98,45 +99,45 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
         return set_simple(ns, w, (name, f), v, val);
     }
     match name {
-        32 => return multicast_if(ns, w, val),
-        15 => return set_flag(ns, w.key, SockFlags::FREEBIND, v != 0),
-        19 if v != 0 && !w.raw_or_admin() => return Err(Errno::EPERM),
-        19 => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
-        3 if w.ty != sock_type::RAW => return Err(Errno::ENOPROTOOPT),
-        3 => return set_flag(ns, w.key, SockFlags::HDRINCL, v != 0),
-        22 if w.ty != sock_type::RAW => return Err(Errno::ENOPROTOOPT),
-        22 => return set_flag(ns, w.key, SockFlags::NODEFRAG, v != 0),
+        IP_MULTICAST_IF => return multicast_if(ns, w, val),
+        IP_FREEBIND => return set_flag(ns, w.key, SockFlags::FREEBIND, v != 0),
+        IP_TRANSPARENT if v != 0 && !w.raw_or_admin() => return Err(Errno::EPERM),
+        IP_TRANSPARENT => return set_flag(ns, w.key, SockFlags::TRANSPARENT, v != 0),
+        IP_HDRINCL if w.ty != sock_type::RAW => return Err(Errno::ENOPROTOOPT),
+        IP_HDRINCL => return set_flag(ns, w.key, SockFlags::HDRINCL, v != 0),
+        IP_NODEFRAG if w.ty != sock_type::RAW => return Err(Errno::ENOPROTOOPT),
+        IP_NODEFRAG => return set_flag(ns, w.key, SockFlags::NODEFRAG, v != 0),
         _ => {}
     }
     let c = ns.socks.common_mut(w.key)?;
     match name {
-        1 => {
+        IP_TOS => {
             let keep = if w.stream() { c.tos & 3 } else { v as u8 & 3 };
             c.tos = v as u8 & !3 | keep;
             c.priority = TOS2PRIO[usize::from((c.tos & 0x1e) >> 1)];
         }
-        2 => match v {
+        IP_TTL => match v {
             _ if val.is_empty() => return Err(Errno::EINVAL),
             -1 => c.ttl = 0,
             1..=255 => c.ttl = v as u8,
             _ => return Err(Errno::EINVAL),
         },
-        4 if val.len() > 40 || ferronet_wire::ipv4::IpOptions::new(val).any(|o| o.is_err()) => {
+        IP_OPTIONS if val.len() > 40 || ferronet_wire::ipv4::IpOptions::new(val).any(|o| o.is_err()) => {
             return Err(Errno::EINVAL);
         }
-        4 => c.rare().ip_options = val.to_vec(),
-        10 => c.pmtudisc = u8::try_from(v).ok().filter(|m| *m <= 5).ok_or(Errno::EINVAL)?,
+        IP_OPTIONS => c.rare().ip_options = val.to_vec(),
+        IP_MTU_DISCOVER => c.pmtudisc = u8::try_from(v).ok().filter(|m| *m <= 5).ok_or(Errno::EINVAL)?,
         // IP_ROUTER_ALERT
-        5 if w.ty != sock_type::RAW => return Err(Errno::EINVAL),
-        5 if v == 0 => return Err(Errno::ENOBUFS),
-        5 | 18 => {}
-        16 => return Err(Errno::EOPNOTSUPP),
-        17 => return Err(if w.v6() { Errno::EOPNOTSUPP } else { Errno::EINVAL }),
-        21 => c.rare().min_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
-        33 if w.stream() || val.is_empty() => return Err(Errno::EINVAL),
-        33 if v == -1 => c.rare().mc_ttl = 1,
-        33 => c.rare().mc_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
-        50 => {
+        IP_ROUTER_ALERT if w.ty != sock_type::RAW => return Err(Errno::EINVAL),
+        IP_ROUTER_ALERT if v == 0 => return Err(Errno::ENOBUFS),
+        IP_ROUTER_ALERT | IP_PASSSEC => {}
+        IP_IPSEC_POLICY => return Err(Errno::EOPNOTSUPP),
+        IP_XFRM_POLICY => return Err(if w.v6() { Errno::EOPNOTSUPP } else { Errno::EINVAL }),
+        IP_MINTTL => c.rare().min_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
+        IP_MULTICAST_TTL if w.stream() || val.is_empty() => return Err(Errno::EINVAL),
+        IP_MULTICAST_TTL if v == -1 => c.rare().mc_ttl = 1,
+        IP_MULTICAST_TTL => c.rare().mc_ttl = u8::try_from(v).map_err(|_| Errno::EINVAL)?,
+        IP_UNICAST_IF => {
             let dev = IfIndex(u32::from_be(u32_at(val, 0)?));
             let known = dev.is_none() || ns.devs.get(dev).is_some();
             let c = ns.socks.common_mut(w.key)?;
@@ -148,7 +149,7 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             }
             c.rare().uc_index = dev;
         }
-        51 => {
+        IP_LOCAL_PORT_RANGE => {
             let v = u32_at(val, 0)?;
             let (lo, hi) = (v as u16, (v >> 16) as u16);
             if lo != 0 && hi != 0 && lo > hi {
@@ -170,9 +171,9 @@ fn set_simple(
     val: &[u8],
 ) -> Result<(), Errno> {
     let bad = match name {
-        34 => val.is_empty(),
-        26 | 49 => !(0..=1).contains(&v),
-        25 => w.stream(),
+        IP_MULTICAST_LOOP => val.is_empty(),
+        IP_RECVERR_RFC4884 | IP_MULTICAST_ALL => !(0..=1).contains(&v),
+        IP_RECVFRAGSIZE => w.stream(),
         _ => false,
     };
     if bad {
@@ -180,7 +181,7 @@ fn set_simple(
     }
     set_flag(ns, w.key, f, v != 0)?;
     // ip_icmp_error is off: what is queued goes.
-    if name == 11
+    if name == IP_RECVERR
         && v == 0
         && let Some(o) = ns.socks.common_mut(w.key)?.opts.as_mut()
     {

@@ -12,12 +12,8 @@ use ferronet_core::Errno;
 use ferronet_stack::Namespace;
 use ferronet_stack::sock::{Proto, SockFlags, SockKey, ports};
 
-use super::cmsg::{SOL_IP, SOL_IPV6, SOL_PACKET, SOL_SOCKET, SOL_UDP};
 use crate::kernel::{Caller, Caps, Kernel, SockId, af, sock_type};
-
-const SOL_TCP: i32 = 6;
-const SOL_ICMPV6: i32 = 58;
-const SOL_RAW: i32 = 255;
+use crate::uapi::socket::*;
 
 /// What the option functions know of a socket and its caller.
 #[derive(Clone, Copy)]
@@ -96,8 +92,8 @@ impl Kernel {
         let w = self.who(s, Caps::empty())?;
         let (ns, _) = self.inet(s)?;
         let v = match level {
-            // SO_NETNS_COOKIE must be asked for exactly.
-            SOL_SOCKET if name == 71 && len != 8 => return Err(Errno::EINVAL),
+            // It must be asked for exactly.
+            SOL_SOCKET if name == SO_NETNS_COOKIE && len != 8 => return Err(Errno::EINVAL),
             SOL_SOCKET => socket::get(ns, w, name)?,
             _ if w.family == af::PACKET => match level {
                 SOL_PACKET => misc::get_packet(ns, w, name)?,

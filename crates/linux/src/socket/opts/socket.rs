@@ -7,6 +7,7 @@ use slotmap::Key;
 
 use super::{Who, flag, int, set_bind_flag, set_flag, to_int, u32_at};
 use crate::kernel::{af, sock_type};
+use crate::uapi::socket::*;
 
 /// `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`.
 const MIN_RCVBUF: i32 = 2304;
@@ -15,15 +16,15 @@ const MIN_SNDBUF: i32 = 4608;
 /// Options that are a flag and nothing else.
 fn flag_of(name: i32) -> Option<SockFlags> {
     Some(match name {
-        1 => SockFlags::DEBUG,
-        5 => SockFlags::DONTROUTE,
-        6 => SockFlags::BROADCAST,
-        11 => SockFlags::NO_CHECK,
-        40 => SockFlags::RXQ_OVFL,
-        41 => SockFlags::WIFI_STATUS,
-        45 => SockFlags::SELECT_ERR,
-        75 => SockFlags::RCVMARK,
-        82 => SockFlags::RCVPRIORITY,
+        SO_DEBUG => SockFlags::DEBUG,
+        SO_DONTROUTE => SockFlags::DONTROUTE,
+        SO_BROADCAST => SockFlags::BROADCAST,
+        SO_NO_CHECK => SockFlags::NO_CHECK,
+        SO_RXQ_OVFL => SockFlags::RXQ_OVFL,
+        SO_WIFI_STATUS => SockFlags::WIFI_STATUS,
+        SO_SELECT_ERR_QUEUE => SockFlags::SELECT_ERR,
+        SO_RCVMARK => SockFlags::RCVMARK,
+        SO_RCVPRIORITY => SockFlags::RCVPRIORITY,
         _ => return None,
     })
 }
@@ -54,7 +55,7 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
     if let Some(f) = flag_of(name) {
         return flag(ns, w.key, f);
     }
-    if name == 4 {
+    if name == SO_ERROR {
         let e = tcp::user::take_error(ns, w.key).or_else(|| ns.socks.common_mut(w.key).ok()?.take_err());
         return Ok(int(e.map_or(0, |e| i32::from(e.0))));
     }
@@ -62,27 +63,28 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
     let on = |f: SockFlags| Ok(int(i32::from(c.flags.contains(f))));
     let o = c.opts.as_deref();
     Ok(match name {
-        2 => return on(SockFlags::REUSEADDR),
-        15 => return on(SockFlags::REUSEPORT),
-        3 => int(w.ty),
-        7 => int(buffers(ns, w)?.1),
-        8 => int(buffers(ns, w)?.0),
-        9 => return on(SockFlags::KEEPALIVE),
-        10 => return on(SockFlags::OOBINLINE),
-        12 => int(c.priority as i32),
-        13 => [int(i32::from(c.flags.contains(SockFlags::LINGER))), int(i32::from(c.linger))].concat(),
-        14 | 43 | 46 | 56 | 69 | 73 => int(0),
+        SO_REUSEADDR => return on(SockFlags::REUSEADDR),
+        SO_REUSEPORT => return on(SockFlags::REUSEPORT),
+        SO_TYPE => int(w.ty),
+        SO_SNDBUF => int(buffers(ns, w)?.1),
+        SO_RCVBUF => int(buffers(ns, w)?.0),
+        SO_KEEPALIVE => return on(SockFlags::KEEPALIVE),
+        SO_OOBINLINE => return on(SockFlags::OOBINLINE),
+        SO_PRIORITY => int(c.priority as i32),
+        SO_LINGER => [int(i32::from(c.flags.contains(SockFlags::LINGER))), int(i32::from(c.linger))].concat(),
+        SO_BSDCOMPAT | SO_NOFCS | SO_BUSY_POLL | SO_INCOMING_NAPI_ID | SO_PREFER_BUSY_POLL
+        | SO_RESERVE_MEM => int(0),
         // SO_PEERCRED of a socket without peer credentials.
-        17 => [0i32, -1, -1].iter().flat_map(|v| v.to_ne_bytes()).collect(),
-        18 => int(o.map_or(1, |o| o.rcvlowat)),
-        19 => int(1),
-        20 | 66 => timeval(o.map_or(0, |o| o.rcvtimeo)),
-        21 | 67 => timeval(o.map_or(0, |o| o.sndtimeo)),
-        25 => match ns.devs.get(c.bound_dev) {
+        SO_PEERCRED => [0i32, -1, -1].iter().flat_map(|v| v.to_ne_bytes()).collect(),
+        SO_RCVLOWAT => int(o.map_or(1, |o| o.rcvlowat)),
+        SO_SNDLOWAT => int(1),
+        SO_RCVTIMEO | SO_RCVTIMEO_NEW => timeval(o.map_or(0, |o| o.rcvtimeo)),
+        SO_SNDTIMEO | SO_SNDTIMEO_NEW => timeval(o.map_or(0, |o| o.sndtimeo)),
+        SO_BINDTODEVICE => match ns.devs.get(c.bound_dev) {
             Some(d) => [d.name.as_bytes(), &[0]].concat(),
             None => Vec::new(),
         },
-        26 => o.and_then(|o| o.filter.as_ref()).map_or_else(Vec::new, |f| {
+        SO_ATTACH_FILTER => o.and_then(|o| o.filter.as_ref()).map_or_else(Vec::new, |f| {
             f.insns()
                 .iter()
                 .flat_map(|i| {
@@ -92,36 +94,41 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
                 })
                 .collect()
         }),
-        28 => return Err(if c.peer.is_some() { Errno::ENOPROTOOPT } else { Errno::ENOTCONN }),
-        29 | 63 | 35 | 64 => {
-            let (nano, new) = (matches!(name, 35 | 64), matches!(name, 63 | 64));
+        SO_PEERNAME => return Err(if c.peer.is_some() { Errno::ENOPROTOOPT } else { Errno::ENOTCONN }),
+        SO_TIMESTAMP | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW => {
+            let (nano, new) = (
+                matches!(name, SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW),
+                matches!(name, SO_TIMESTAMP_NEW | SO_TIMESTAMPNS_NEW),
+            );
             let is = c.flags.contains(SockFlags::TIMESTAMP)
                 && c.flags.contains(SockFlags::TIMESTAMPNS) == nano
                 && c.flags.contains(SockFlags::TSTAMP_NEW) == new;
             int(i32::from(is))
         }
-        30 => int(i32::from(tcp::user::is_listening(ns, w.key))),
-        36 => int(c.mark as i32),
-        37 | 65 => [int(o.map_or(0, |o| o.tsflags as i32)), int(0)].concat(),
-        38 => int(w.proto),
-        39 => int(w.family),
-        42 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
-        42 => int(o.map_or(-1, |o| o.peek_off)),
-        44 => return on(SockFlags::LOCK_FILTER),
-        47 => o.map_or(u64::MAX, |o| o.max_pacing_rate).to_ne_bytes().to_vec(),
-        48 => int(64),
-        49 => int(o.map_or(-1, |o| o.incoming_cpu)),
-        55 => meminfo(ns, w)?,
-        57 => w.key.data().as_ffi().to_ne_bytes().to_vec(),
-        59 | 77 => return Err(Errno::ENODATA),
-        60 => return on(SockFlags::ZEROCOPY),
-        61 => vec![0; 8],
-        62 => int(c.bound_dev.0 as i32),
-        71 => (ns.id.0 + 1).to_ne_bytes().to_vec(),
-        72 => int(i32::from(c.flags.contains(SockFlags::SNDBUF_LOCK))
+        SO_ACCEPTCONN => int(i32::from(tcp::user::is_listening(ns, w.key))),
+        SO_MARK => int(c.mark as i32),
+        SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => [int(o.map_or(0, |o| o.tsflags as i32)), int(0)].concat(),
+        SO_PROTOCOL => int(w.proto),
+        SO_DOMAIN => int(w.family),
+        SO_PEEK_OFF if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
+        SO_PEEK_OFF => int(o.map_or(-1, |o| o.peek_off)),
+        SO_LOCK_FILTER => return on(SockFlags::LOCK_FILTER),
+        SO_MAX_PACING_RATE => o.map_or(u64::MAX, |o| o.max_pacing_rate).to_ne_bytes().to_vec(),
+        SO_BPF_EXTENSIONS => int(64),
+        SO_INCOMING_CPU => int(o.map_or(-1, |o| o.incoming_cpu)),
+        SO_MEMINFO => meminfo(ns, w)?,
+        SO_COOKIE => w.key.data().as_ffi().to_ne_bytes().to_vec(),
+        SO_PEERGROUPS | SO_PEERPIDFD => return Err(Errno::ENODATA),
+        SO_ZEROCOPY => return on(SockFlags::ZEROCOPY),
+        SO_TXTIME => vec![0; 8],
+        SO_BINDTOIFINDEX => int(c.bound_dev.0 as i32),
+        SO_NETNS_COOKIE => (ns.id.0 + 1).to_ne_bytes().to_vec(),
+        SO_BUF_LOCK => int(i32::from(c.flags.contains(SockFlags::SNDBUF_LOCK))
             | i32::from(c.flags.contains(SockFlags::RCVBUF_LOCK)) << 1),
-        74 if w.stream() => int(1),
-        16 | 34 | 74 | 76 | 83 => return Err(Errno::EOPNOTSUPP),
+        SO_TXREHASH if w.stream() => int(1),
+        SO_PASSCRED | SO_PASSSEC | SO_TXREHASH | SO_PASSPIDFD | SO_PASSRIGHTS => {
+            return Err(Errno::EOPNOTSUPP);
+        }
         _ => return Err(Errno::ENOPROTOOPT),
     })
 }
@@ -159,7 +166,7 @@ fn meminfo(ns: &Namespace, w: Who) -> Result<Vec<u8>, Errno> {
 
 /// `setsockopt`.
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
-    if name == 25 {
+    if name == SO_BINDTODEVICE {
         return bind_to_device(ns, w, val);
     }
     if let Some(f) = flag_of(name) {
@@ -169,12 +176,12 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
     let v = to_int(val)?;
     let on = v != 0;
     match name {
-        2 => set_bind_flag(ns, w.key, SockFlags::REUSEADDR, on),
-        15 if w.family == af::PACKET && on => Err(Errno::EOPNOTSUPP),
-        15 => set_bind_flag(ns, w.key, SockFlags::REUSEPORT, on),
-        7 | 32 | 8 | 33 => set_buffer(ns, w, name, v),
-        9 | 10 => set_tcp_flag(ns, w, name, on),
-        13 => {
+        SO_REUSEADDR => set_bind_flag(ns, w.key, SockFlags::REUSEADDR, on),
+        SO_REUSEPORT if w.family == af::PACKET && on => Err(Errno::EOPNOTSUPP),
+        SO_REUSEPORT => set_bind_flag(ns, w.key, SockFlags::REUSEPORT, on),
+        SO_SNDBUF | SO_SNDBUFFORCE | SO_RCVBUF | SO_RCVBUFFORCE => set_buffer(ns, w, name, v),
+        SO_KEEPALIVE | SO_OOBINLINE => set_tcp_flag(ns, w, name, on),
+        SO_LINGER => {
             let secs = u32_at(val, 4)? as i32;
             let c = ns.socks.common_mut(w.key)?;
             c.flags.set(SockFlags::LINGER, on);
@@ -183,17 +190,19 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             }
             Ok(())
         }
-        14 | 41 | 43 => Ok(()),
-        3 | 4 | 38 | 39 | 30 | 19 | 28 => Err(Errno::ENOPROTOOPT),
-        12 | 36 => {
-            if !w.raw_or_admin() && (name == 36 || !(0..=6).contains(&v)) {
+        SO_BSDCOMPAT | SO_WIFI_STATUS | SO_NOFCS => Ok(()),
+        SO_TYPE | SO_ERROR | SO_PROTOCOL | SO_DOMAIN | SO_ACCEPTCONN | SO_SNDLOWAT | SO_PEERNAME => {
+            Err(Errno::ENOPROTOOPT)
+        }
+        SO_PRIORITY | SO_MARK => {
+            if !w.raw_or_admin() && (name == SO_MARK || !(0..=6).contains(&v)) {
                 return Err(Errno::EPERM);
             }
             let c = ns.socks.common_mut(w.key)?;
-            *(if name == 12 { &mut c.priority } else { &mut c.mark }) = v as u32;
+            *(if name == SO_PRIORITY { &mut c.priority } else { &mut c.mark }) = v as u32;
             Ok(())
         }
-        18 => {
+        SO_RCVLOWAT => {
             let n = if v < 0 { i32::MAX } else { v.max(1) };
             ns.socks.common_mut(w.key)?.rare().rcvlowat = n;
             if w.stream() {
@@ -201,21 +210,25 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             }
             Ok(())
         }
-        20 | 66 | 21 | 67 => {
+        SO_RCVTIMEO | SO_RCVTIMEO_NEW | SO_SNDTIMEO | SO_SNDTIMEO_NEW => {
             let t = parse_timeval(val)?;
             let o = ns.socks.common_mut(w.key)?.rare();
-            *(if matches!(name, 20 | 66) { &mut o.rcvtimeo } else { &mut o.sndtimeo }) = t;
+            *(if matches!(name, SO_RCVTIMEO | SO_RCVTIMEO_NEW) {
+                &mut o.rcvtimeo
+            } else {
+                &mut o.sndtimeo
+            }) = t;
             Ok(())
         }
-        26 | 27 => set_filter(ns, w, name, val),
-        29 | 63 | 35 | 64 => {
+        SO_ATTACH_FILTER | SO_DETACH_FILTER => set_filter(ns, w, name, val),
+        SO_TIMESTAMP | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW => {
             let c = ns.socks.common_mut(w.key)?;
             c.flags.set(SockFlags::TIMESTAMP, on);
-            c.flags.set(SockFlags::TIMESTAMPNS, on && matches!(name, 35 | 64));
-            c.flags.set(SockFlags::TSTAMP_NEW, on && matches!(name, 63 | 64));
+            c.flags.set(SockFlags::TIMESTAMPNS, on && matches!(name, SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW));
+            c.flags.set(SockFlags::TSTAMP_NEW, on && matches!(name, SO_TIMESTAMP_NEW | SO_TIMESTAMPNS_NEW));
             Ok(())
         }
-        62 => {
+        SO_BINDTOIFINDEX => {
             let dev = IfIndex(u32::try_from(v).map_err(|_| Errno::EINVAL)?);
             bind_dev(ns, w, dev)
         }
@@ -228,40 +241,48 @@ fn set_rare(ns: &mut Namespace, w: Who, name: i32, val: &[u8], v: i32) -> Result
     let c = ns.socks.common_mut(w.key)?;
     match name {
         // SOF_TIMESTAMPING_MASK; OPT_ID_TCP needs OPT_ID.
-        37 | 65 if v as u32 >> 18 != 0 || v & (1 << 16 | 1 << 7) == 1 << 16 => return Err(Errno::EINVAL),
-        37 | 65 => c.rare().tsflags = v as u32,
-        42 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
-        42 => c.rare().peek_off = v,
-        44 if v == 0 && c.flags.contains(SockFlags::LOCK_FILTER) => return Err(Errno::EPERM),
-        44 => c.flags.set(SockFlags::LOCK_FILTER, v != 0),
-        46 if v < 0 => return Err(Errno::EINVAL),
-        46 => c.rare().busy_poll = v,
-        47 => {
+        SO_TIMESTAMPING | SO_TIMESTAMPING_NEW if v as u32 >> 18 != 0 || v & (1 << 16 | 1 << 7) == 1 << 16 => {
+            return Err(Errno::EINVAL);
+        }
+        SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => c.rare().tsflags = v as u32,
+        SO_PEEK_OFF if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
+        SO_PEEK_OFF => c.rare().peek_off = v,
+        SO_LOCK_FILTER if v == 0 && c.flags.contains(SockFlags::LOCK_FILTER) => return Err(Errno::EPERM),
+        SO_LOCK_FILTER => c.flags.set(SockFlags::LOCK_FILTER, v != 0),
+        SO_BUSY_POLL if v < 0 => return Err(Errno::EINVAL),
+        SO_BUSY_POLL => c.rare().busy_poll = v,
+        SO_MAX_PACING_RATE => {
             c.rare().max_pacing_rate = match val.first_chunk() {
                 Some(b) => u64::from_ne_bytes(*b),
                 None if v == -1 => u64::MAX,
                 None => u64::from(v as u32),
             };
         }
-        49 => c.rare().incoming_cpu = v,
-        70 if !(0..=0xffff).contains(&v) => return Err(Errno::EINVAL),
-        72 if v & !3 != 0 => return Err(Errno::EINVAL),
-        72 => {
+        SO_INCOMING_CPU => c.rare().incoming_cpu = v,
+        SO_BUSY_POLL_BUDGET if !(0..=0xffff).contains(&v) => return Err(Errno::EINVAL),
+        SO_BUF_LOCK if v & !3 != 0 => return Err(Errno::EINVAL),
+        SO_BUF_LOCK => {
             c.flags.set(SockFlags::SNDBUF_LOCK, v & 1 != 0);
             c.flags.set(SockFlags::RCVBUF_LOCK, v & 2 != 0);
         }
-        73 => return Err(if v < 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP }),
-        53 | 69 | 70 => {}
+        SO_RESERVE_MEM => return Err(if v < 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP }),
+        SO_CNX_ADVICE | SO_PREFER_BUSY_POLL | SO_BUSY_POLL_BUDGET => {}
         // eBPF programs, transmission times, device memory: what they need is not here.
-        50 | 51 | 52 | 61 | 68 => return Err(Errno::EINVAL),
-        80 => return Err(if w.stream() { Errno::EINVAL } else { Errno::EBADF }),
-        60 if !no_peek_off(w) && !(0..=1).contains(&v) => return Err(Errno::EINVAL),
-        60 if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
-        74 if (-1..=1).contains(&v) && w.stream() => {}
-        74 if w.stream() => return Err(Errno::EINVAL),
+        SO_ATTACH_BPF
+        | SO_ATTACH_REUSEPORT_CBPF
+        | SO_ATTACH_REUSEPORT_EBPF
+        | SO_TXTIME
+        | SO_DETACH_REUSEPORT_BPF => return Err(Errno::EINVAL),
+        SO_DEVMEM_DONTNEED => return Err(if w.stream() { Errno::EINVAL } else { Errno::EBADF }),
+        SO_ZEROCOPY if !no_peek_off(w) && !(0..=1).contains(&v) => return Err(Errno::EINVAL),
+        SO_ZEROCOPY if no_peek_off(w) => return Err(Errno::EOPNOTSUPP),
+        SO_TXREHASH if (-1..=1).contains(&v) && w.stream() => {}
+        SO_TXREHASH if w.stream() => return Err(Errno::EINVAL),
         // Without completions on the error queue programs would wait for ever.
-        60 if v == 0 => {}
-        16 | 34 | 60 | 74 | 76 | 83 => return Err(Errno::EOPNOTSUPP),
+        SO_ZEROCOPY if v == 0 => {}
+        SO_PASSCRED | SO_PASSSEC | SO_ZEROCOPY | SO_TXREHASH | SO_PASSPIDFD | SO_PASSRIGHTS => {
+            return Err(Errno::EOPNOTSUPP);
+        }
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())
@@ -269,8 +290,8 @@ fn set_rare(ns: &mut Namespace, w: Who, name: i32, val: &[u8], v: i32) -> Result
 
 /// `SO_SNDBUF`, `SO_RCVBUF` and their `FORCE` variants: doubled for overhead, bounded by sysctls and minima.
 fn set_buffer(ns: &mut Namespace, w: Who, name: i32, v: i32) -> Result<(), Errno> {
-    let force = matches!(name, 32 | 33);
-    let send = matches!(name, 7 | 32);
+    let force = matches!(name, SO_SNDBUFFORCE | SO_RCVBUFFORCE);
+    let send = matches!(name, SO_SNDBUF | SO_SNDBUFFORCE);
     if force && !w.caps.contains(crate::Caps::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
@@ -298,10 +319,10 @@ fn set_buffer(ns: &mut Namespace, w: Who, name: i32, v: i32) -> Result<(), Errno
 }
 
 fn set_tcp_flag(ns: &mut Namespace, w: Who, name: i32, on: bool) -> Result<(), Errno> {
-    let f = if name == 9 { SockFlags::KEEPALIVE } else { SockFlags::OOBINLINE };
+    let f = if name == SO_KEEPALIVE { SockFlags::KEEPALIVE } else { SockFlags::OOBINLINE };
     set_flag(ns, w.key, f, on)?;
     if w.stream() {
-        tcp::opts::set(ns, w.key, |o| if name == 9 { o.keepalive = on } else { o.oobinline = on });
+        tcp::opts::set(ns, w.key, |o| if name == SO_KEEPALIVE { o.keepalive = on } else { o.oobinline = on });
     }
     Ok(())
 }
@@ -335,7 +356,7 @@ fn set_filter(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), E
     if c.flags.contains(SockFlags::LOCK_FILTER) {
         return Err(Errno::EPERM);
     }
-    if name == 27 {
+    if name == SO_DETACH_FILTER {
         return match c.opts.as_mut().and_then(|o| o.filter.take()) {
             Some(_) => Ok(()),
             None => Err(Errno::ENOENT),

@@ -6,6 +6,7 @@ use ferronet_stack::tcp::{self, opts};
 use ferronet_tcp::CongAlg;
 
 use super::{Who, int, to_int};
+use crate::uapi::tcp::*;
 
 /// `TCP_CA_NAME_MAX`.
 const CA_NAME_MAX: usize = 16;
@@ -26,38 +27,47 @@ fn retrans_to_secs(n: u8) -> i32 {
 
 /// `getsockopt`.
 pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errno> {
-    if name == 12 {
+    if name == TCP_QUICKACK {
         return Ok(int(i32::from(opts::quickack(ns, w.key))));
     }
     let o = opts::get(ns, w.key).ok_or(Errno::EBADF)?;
     let sysctl = |s: Sysctl| ns.env.sysctl.get(s) as i32;
     let or = |v: i32, s: Sysctl| int(if v != 0 { v } else { sysctl(s) });
     Ok(match name {
-        1 => int(i32::from(o.nodelay)),
-        2 => int(i32::from(opts::mss(ns, w.key))),
-        3 => int(i32::from(o.cork)),
-        4 => or(i32::from(o.keepidle), Sysctl::TcpKeepaliveTime),
-        5 => or(i32::from(o.keepintvl), Sysctl::TcpKeepaliveIntvl),
-        6 => or(i32::from(o.keepcnt), Sysctl::TcpKeepaliveProbes),
-        7 => or(i32::from(o.syn_retries), Sysctl::TcpSynRetries),
-        8 => or(o.linger2, Sysctl::TcpFinTimeout),
-        9 => int(retrans_to_secs(o.defer_accept)),
-        10 => int(o.window_clamp as i32),
-        11 => super::tcp_info::bytes(&tcp::user::info(ns, w.key).ok_or(Errno::EBADF)?, w.v6()),
-        13 => {
+        TCP_NODELAY => int(i32::from(o.nodelay)),
+        TCP_MAXSEG => int(i32::from(opts::mss(ns, w.key))),
+        TCP_CORK => int(i32::from(o.cork)),
+        TCP_KEEPIDLE => or(i32::from(o.keepidle), Sysctl::TcpKeepaliveTime),
+        TCP_KEEPINTVL => or(i32::from(o.keepintvl), Sysctl::TcpKeepaliveIntvl),
+        TCP_KEEPCNT => or(i32::from(o.keepcnt), Sysctl::TcpKeepaliveProbes),
+        TCP_SYNCNT => or(i32::from(o.syn_retries), Sysctl::TcpSynRetries),
+        TCP_LINGER2 => or(o.linger2, Sysctl::TcpFinTimeout),
+        TCP_DEFER_ACCEPT => int(retrans_to_secs(o.defer_accept)),
+        TCP_WINDOW_CLAMP => int(o.window_clamp as i32),
+        TCP_INFO => super::tcp_info::bytes(&tcp::user::info(ns, w.key).ok_or(Errno::EBADF)?, w.v6()),
+        TCP_CONGESTION => {
             let mut v = opts::congestion(ns, w.key).name().as_bytes().to_vec();
             v.resize(CA_NAME_MAX, 0);
             v
         }
-        23 => int(o.fastopen_qlen as i32),
-        34 => int(i32::from(o.fastopen_no_cookie)),
-        16 | 17 | 19 | 27 | 30 | 36 | 37 | 43 => int(0),
-        18 => int(o.user_timeout_ms as i32),
-        24 => int((ns.env.now.millis()) as i32),
-        25 => int(o.notsent_lowat as i32),
-        28 | 31 | 33 | 26 => Vec::new(),
-        44 => or(o.rto_max_ms as i32, Sysctl::TcpRtoMaxMs),
-        20 | 21 | 29 | 35 => return Err(Errno::EINVAL),
+        TCP_FASTOPEN => int(o.fastopen_qlen as i32),
+        TCP_FASTOPEN_NO_COOKIE => int(i32::from(o.fastopen_no_cookie)),
+        TCP_THIN_LINEAR_TIMEOUTS
+        | TCP_THIN_DUPACK
+        | TCP_REPAIR
+        | TCP_SAVE_SYN
+        | TCP_FASTOPEN_CONNECT
+        | TCP_INQ
+        | TCP_TX_DELAY
+        | TCP_IS_MPTCP => int(0),
+        TCP_USER_TIMEOUT => int(o.user_timeout_ms as i32),
+        TCP_TIMESTAMP => int((ns.env.now.millis()) as i32),
+        TCP_NOTSENT_LOWAT => int(o.notsent_lowat as i32),
+        TCP_SAVED_SYN | TCP_ULP | TCP_FASTOPEN_KEY | TCP_CC_INFO => Vec::new(),
+        TCP_RTO_MAX_MS => or(o.rto_max_ms as i32, Sysctl::TcpRtoMaxMs),
+        TCP_REPAIR_QUEUE | TCP_QUEUE_SEQ | TCP_REPAIR_WINDOW | TCP_ZEROCOPY_RECEIVE => {
+            return Err(Errno::EINVAL);
+        }
         _ => return Err(Errno::ENOPROTOOPT),
     })
 }
@@ -65,42 +75,42 @@ pub(super) fn get(ns: &mut Namespace, w: Who, name: i32) -> Result<Vec<u8>, Errn
 /// `setsockopt`.
 pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(), Errno> {
     match name {
-        13 => return set_congestion(ns, w, val),
+        TCP_CONGESTION => return set_congestion(ns, w, val),
         // TCP_ULP: no upper layer protocol module is here.
-        31 => return Err(Errno::ENOENT),
+        TCP_ULP => return Err(Errno::ENOENT),
         _ => {}
     }
     let v = to_int(val)?;
     let on = v != 0;
     let within = |lo: i32, hi: i32| if (lo..=hi).contains(&v) { Ok(v) } else { Err(Errno::EINVAL) };
     match name {
-        1 => opts::set(ns, w.key, |o| o.nodelay = on),
+        TCP_NODELAY => opts::set(ns, w.key, |o| o.nodelay = on),
         // TCP_MIN_MSS, MAX_TCP_WINDOW
-        2 => {
+        TCP_MAXSEG => {
             let v = if v == 0 { 0 } else { within(88, 32767)? };
             opts::set(ns, w.key, |o| o.user_mss = v as u16);
         }
-        3 => opts::set(ns, w.key, |o| o.cork = on),
-        4 => {
+        TCP_CORK => opts::set(ns, w.key, |o| o.cork = on),
+        TCP_KEEPIDLE => {
             let v = within(1, MAX_SECS)?;
             opts::set(ns, w.key, |o| o.keepidle = v as u16);
         }
-        5 => {
+        TCP_KEEPINTVL => {
             let v = within(1, MAX_SECS)?;
             opts::set(ns, w.key, |o| o.keepintvl = v as u16);
         }
-        6 => {
+        TCP_KEEPCNT => {
             let v = within(1, MAX_COUNT)?;
             opts::set(ns, w.key, |o| o.keepcnt = v as u8);
         }
-        7 => {
+        TCP_SYNCNT => {
             let v = within(1, MAX_COUNT)?;
             opts::set(ns, w.key, |o| o.syn_retries = v as u8);
         }
         // TCP_FIN_TIMEOUT_MAX: two minutes.
-        8 => opts::set(ns, w.key, |o| o.linger2 = if v < 0 { -1 } else { v.min(120) }),
-        9 => opts::set(ns, w.key, |o| o.defer_accept = secs_to_retrans(v)),
-        10 => {
+        TCP_LINGER2 => opts::set(ns, w.key, |o| o.linger2 = if v < 0 { -1 } else { v.min(120) }),
+        TCP_DEFER_ACCEPT => opts::set(ns, w.key, |o| o.defer_accept = secs_to_retrans(v)),
+        TCP_WINDOW_CLAMP => {
             // tcp_set_window_clamp: not below half of the smallest receive buffer; 0 only while closed.
             let closed = tcp::user::state(ns, w.key) == Some(ferronet_tcp::State::Close);
             if v == 0 && !closed {
@@ -109,35 +119,44 @@ pub(super) fn set(ns: &mut Namespace, w: Who, name: i32, val: &[u8]) -> Result<(
             let clamp = if v == 0 { 0 } else { (v as u32).max(1152) };
             opts::set(ns, w.key, |o| o.window_clamp = clamp);
         }
-        12 => opts::set_quickack(ns, w.key, on),
-        18 if v < 0 => return Err(Errno::EINVAL),
-        18 => opts::set(ns, w.key, |o| o.user_timeout_ms = v as u32),
-        25 => opts::set(ns, w.key, |o| o.notsent_lowat = v as u32),
-        16 | 17 | 30 | 34 | 36 if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
-        27 if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
-        23 | 37 if v < 0 => return Err(Errno::EINVAL),
-        23 | 34 if !may_listen(ns, w) => return Err(Errno::EINVAL),
+        TCP_QUICKACK => opts::set_quickack(ns, w.key, on),
+        TCP_USER_TIMEOUT if v < 0 => return Err(Errno::EINVAL),
+        TCP_USER_TIMEOUT => opts::set(ns, w.key, |o| o.user_timeout_ms = v as u32),
+        TCP_NOTSENT_LOWAT => opts::set(ns, w.key, |o| o.notsent_lowat = v as u32),
+        TCP_THIN_LINEAR_TIMEOUTS
+        | TCP_THIN_DUPACK
+        | TCP_FASTOPEN_CONNECT
+        | TCP_FASTOPEN_NO_COOKIE
+        | TCP_INQ
+            if !(0..=1).contains(&v) =>
+        {
+            return Err(Errno::EINVAL);
+        }
+        TCP_SAVE_SYN if !(0..=2).contains(&v) => return Err(Errno::EINVAL),
+        TCP_FASTOPEN | TCP_TX_DELAY if v < 0 => return Err(Errno::EINVAL),
+        TCP_FASTOPEN | TCP_FASTOPEN_NO_COOKIE if !may_listen(ns, w) => return Err(Errno::EINVAL),
         // fastopen_queue_tune
-        23 => {
+        TCP_FASTOPEN => {
             let max = ns.env.sysctl.get(Sysctl::Somaxconn) as i32;
             opts::set(ns, w.key, |o| o.fastopen_qlen = v.min(max) as u32);
         }
-        34 => opts::set(ns, w.key, |o| o.fastopen_no_cookie = on),
+        TCP_FASTOPEN_NO_COOKIE => opts::set(ns, w.key, |o| o.fastopen_no_cookie = on),
         // TCP_RTO_MAX_MS: a second to TCP_RTO_MAX_SEC.
-        44 => {
+        TCP_RTO_MAX_MS => {
             let v = within(1000, 120_000)?;
             opts::set(ns, w.key, |o| o.rto_max_ms = v as u32);
         }
-        30 if v == 0 => {}
-        // TCP_REPAIR and what belongs to it.
-        19 if v <= 0 => {}
-        19 if v > 1 => return Err(Errno::EINVAL),
-        20 | 24 | 29 => return Err(Errno::EPERM),
+        // Off, which both are; then TCP_REPAIR and what belongs to it.
+        TCP_FASTOPEN_CONNECT | TCP_REPAIR if v <= 0 => {}
+        TCP_REPAIR if v > 1 => return Err(Errno::EINVAL),
+        TCP_REPAIR_QUEUE | TCP_TIMESTAMP | TCP_REPAIR_WINDOW => return Err(Errno::EPERM),
         // TCP_MD5SIG and Fast Open keys want structures.
-        14 | 21 | 22 | 32 | 33 => return Err(Errno::EINVAL),
-        16 | 17 | 27 | 36 | 37 => {}
-        19 => return Err(Errno::EPERM),
-        30 => return Err(Errno::EOPNOTSUPP),
+        TCP_MD5SIG | TCP_QUEUE_SEQ | TCP_REPAIR_OPTIONS | TCP_MD5SIG_EXT | TCP_FASTOPEN_KEY => {
+            return Err(Errno::EINVAL);
+        }
+        TCP_THIN_LINEAR_TIMEOUTS | TCP_THIN_DUPACK | TCP_SAVE_SYN | TCP_INQ | TCP_TX_DELAY => {}
+        TCP_REPAIR => return Err(Errno::EPERM),
+        TCP_FASTOPEN_CONNECT => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOPROTOOPT),
     }
     Ok(())
