@@ -7,6 +7,7 @@ use ferronet_core::{Errno, IfIndex};
 
 use super::errqueue::ErrQueue;
 use super::ports::BindId;
+use crate::fib::Family;
 
 /// Readiness bits, with the values of `poll(2)`.
 #[allow(missing_docs, reason = "poll(2)")]
@@ -315,7 +316,32 @@ pub const AF_INET6: u8 = 10;
 /// `AF_PACKET`.
 pub const AF_PACKET: u8 = 17;
 
+/// What a socket chooses of the IP header and of the packet's marks (`inet_sk`, `inet6_sk`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IpFields {
+    /// TOS, or the traffic class of IPv6.
+    pub(crate) tos: u8,
+    /// TTL, or the hop limit of IPv6; 0 for that of the route.
+    pub(crate) ttl: u8,
+    /// `SO_MARK`.
+    pub(crate) mark: u32,
+    /// `SO_PRIORITY`.
+    pub(crate) priority: u32,
+}
+
 impl SockCommon {
+    /// The header fields for unicast packets to an address of this family. A socket of `AF_INET6` that talks to an
+    /// IPv4-mapped address sends IPv4, with `IP_TTL` and `IP_TOS`.
+    pub(crate) fn ip_fields(&self, family: Family) -> IpFields {
+        let (tos, ttl) = match family {
+            Family::V4 => (self.tos, self.ttl),
+            Family::V6 => {
+                let tclass = self.opts.as_ref().map_or(0, |o| u8::try_from(o.tclass).unwrap_or(0));
+                (tclass, u8::try_from(self.hops).unwrap_or(0))
+            }
+        };
+        IpFields { tos, ttl, mark: self.mark, priority: self.priority }
+    }
     /// A fresh socket's common part.
     #[must_use]
     pub fn new(family: u8, protocol: u8) -> Self {

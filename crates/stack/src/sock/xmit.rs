@@ -105,7 +105,7 @@ pub(crate) fn ip_xmit(ns: &mut Namespace, key: SockKey, mut p: Packet, to: &To, 
             let ttl = match m.ttl {
                 Some(t) => t,
                 None if group => opts.map_or(1, |o| o.mc_ttl),
-                None => c.ttl,
+                None => c.ip_fields(Family::V4).ttl,
             };
             let tos = m.tos.unwrap_or(c.tos);
             // ip_select_ident: connected sockets count, others need no identification while DF is set.
@@ -124,9 +124,9 @@ pub(crate) fn ip_xmit(ns: &mut Namespace, key: SockKey, mut p: Packet, to: &To, 
             let hops = match m.ttl {
                 Some(t) => t,
                 None if group => opts.map_or(1, |o| o.mc_hops),
-                None => u8::try_from(c.hops).unwrap_or(0),
+                None => c.ip_fields(Family::V6).ttl,
             };
-            let tclass = m.tos.unwrap_or_else(|| opts.map_or(0, |o| u8::try_from(o.tclass).unwrap_or(0)));
+            let tclass = m.tos.unwrap_or_else(|| c.ip_fields(Family::V6).tos);
             let h = Ip6Header {
                 saddr,
                 daddr,

@@ -133,8 +133,9 @@ fn tcp_conn_request(
         l.qlen += 1;
         l.young += 1;
     }
-    let (mark, tos) = ns.socks.socks.get(key).map_or((0, 0), |s| (s.common.mark, s.common.tos));
-    send_by(ns, reply, inc.tuple, route, (mark, tos));
+    let family = crate::fib::Family::of(inc.tuple.raddr);
+    let ip = ns.socks.socks.get(key).map(|s| s.common.ip_fields(family)).unwrap_or_default();
+    send_by(ns, reply, inc.tuple, route, ip);
     Ok(())
 }
 

@@ -12,10 +12,11 @@ use ferronet_wire::{TcpFlags, TcpHdr};
 use slotmap::Key;
 
 use super::{FourTuple, TcpKind, TcpSock};
-use crate::fib::{Flow, Route};
+use crate::fib::{Family, Flow, Route};
 use crate::ipv4::output::{IpHeader, ip_queue_xmit};
 use crate::ipv6::output::{Ip6Header, ip6_xmit};
 use crate::ns::Namespace;
+use crate::sock::common::IpFields;
 use crate::sock::{Proto, SockCommon, SockKey};
 
 /// Offset of the checksum in the TCP header.
@@ -26,9 +27,7 @@ const CSUM_OFFSET: u16 = 16;
 pub(super) struct Via {
     pub(super) tuple: FourTuple,
     pub(super) route: Route,
-    pub(super) tos: u8,
-    pub(super) ttl: u8,
-    pub(super) mark: u32,
+    pub(super) ip: IpFields,
     pub(super) ip_id: u16,
     pub(super) df: bool,
     pub(super) flowlabel: u32,
@@ -70,7 +69,7 @@ pub(super) fn tcp_transmit_skb(ns: &mut Namespace, t: Transmit, via: &Via) {
     let m = p.meta_mut();
     m.csum = Csum::Partial;
     m.csum_offset = CSUM_OFFSET;
-    m.mark = via.mark;
+    (m.mark, m.priority) = (via.ip.mark, via.ip.priority);
     if let Some(size) = t.gso_size
         && len > u32::from(size)
     {
@@ -80,7 +79,7 @@ pub(super) fn tcp_transmit_skb(ns: &mut Namespace, t: Transmit, via: &Via) {
         };
         m.gso = Gso { size, segs: segs as u16, kind };
     }
-    let tos = if t.ect { via.tos | 2 } else { via.tos };
+    let tos = if t.ect { via.ip.tos | 2 } else { via.ip.tos };
     xmit(ns, p, via, tos);
 }
 
@@ -92,7 +91,7 @@ fn xmit(ns: &mut Namespace, p: Packet, via: &Via, tos: u8) {
                 daddr,
                 protocol: IPPROTO_TCP,
                 tos,
-                ttl: via.ttl,
+                ttl: via.ip.ttl,
                 df: via.df,
                 id: via.ip_id,
             };
@@ -104,7 +103,7 @@ fn xmit(ns: &mut Namespace, p: Packet, via: &Via, tos: u8) {
                 daddr,
                 protocol: IPPROTO_TCP,
                 tclass: tos,
-                hop_limit: via.ttl,
+                hop_limit: via.ip.ttl,
                 flowlabel: via.flowlabel,
             };
             ip6_xmit(ns, p, &h, &via.route);
@@ -187,7 +186,7 @@ fn via(ns: &mut Namespace, key: SockKey, segs: u32) -> Option<Via> {
     let generation = (ns.fib.generation, ns.devs.generation);
     let s = ns.socks.socks.get_mut(key)?;
     let tuple = tuple_of(&s.common)?;
-    let (tos, ttl, mark) = (s.common.tos, s.common.ttl, s.common.mark);
+    let ip = s.common.ip_fields(Family::of(tuple.raddr));
     let Proto::Tcp(ts) = &mut s.proto else { return None };
     let ip_id = ts.ip_id;
     ts.ip_id = ip_id.wrapping_add(segs as u16);
@@ -200,7 +199,7 @@ fn via(ns: &mut Namespace, key: SockKey, segs: u32) -> Option<Via> {
             r
         }
     };
-    Some(Via { tuple, route, tos, ttl, mark, ip_id, df: true, flowlabel: 0 })
+    Some(Via { tuple, route, ip, ip_id, df: true, flowlabel: 0 })
 }
 
 /// A socket's TCP part.
@@ -269,21 +268,15 @@ pub(super) fn send_unbound(ns: &mut Namespace, t: Transmit, tuple: FourTuple, op
         ns.env.mib.inc(Mib::IpOutNoRoutes);
         return;
     };
-    send_by(ns, t, tuple, route, (mark, tos));
+    send_by(ns, t, tuple, route, IpFields { tos, mark, ..IpFields::default() });
 }
 
 /// Likewise, by a route that is known.
-pub(super) fn send_by(
-    ns: &mut Namespace,
-    t: Transmit,
-    tuple: FourTuple,
-    route: Route,
-    (mark, tos): (u32, u8),
-) {
+pub(super) fn send_by(ns: &mut Namespace, t: Transmit, tuple: FourTuple, route: Route, ip: IpFields) {
     if t.kind == Kind::Rst {
         ns.env.mib.inc(Mib::TcpOutRsts);
     }
     // ID 0: the packet has DF (RFC 6864 §4.1), and no socket holds an ID counter (ip_select_ident).
-    let via = Via { tuple, route, tos, ttl: 0, mark, ip_id: 0, df: true, flowlabel: 0 };
+    let via = Via { tuple, route, ip, ip_id: 0, df: true, flowlabel: 0 };
     tcp_transmit_skb(ns, t, &via);
 }

@@ -11,6 +11,7 @@ mod ifreq;
 mod messages;
 mod options;
 mod props;
+mod segments;
 
 /// A kernel with two namespaces, 10.0.0.1 and 10.0.0.2 on a veth pair.
 struct Lab {
