@@ -10,7 +10,7 @@ use ferronet_linux::{Caller, Config, Kernel, NsRef, SockId};
 use ferronet_stack::dev::addr_ops::inet_insert_ifa;
 use ferronet_stack::dev::netem::{Netem, Params};
 use ferronet_stack::dev::{IfAddr, addr_ops};
-use ferronet_stack::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, prefix, proto, table_id};
+use ferronet_stack::fib::{FibEntry, How, Metrics, NextHop, RouteType, prefix, proto, table_id};
 use ferronet_stack::world::link::LinkSpec;
 
 /// A world with a clock.
@@ -100,7 +100,7 @@ impl Net {
             pref: 0,
             expires: None,
         };
-        n.fib.table_mut(Family::V4, table_id::MAIN).insert(e, How::ADD).expect("fresh route");
+        n.fib.insert(&mut n.notify, e, How::ADD).expect("fresh route");
     }
 
     /// `sysctl net.ipv4.ip_forward=1`.

@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use ferronet_core::{Errno, IfIndex, Mib, NsId};
 use ferronet_stack::dev::{IfAddr, addr_ops};
-use ferronet_stack::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, table_id};
+use ferronet_stack::fib::{FibEntry, How, Metrics, NextHop, RouteType, table_id};
 use ferronet_stack::world::link::LinkSpec;
 use proptest::prelude::*;
 
@@ -75,8 +75,8 @@ fn route(
         pref: 0,
         expires: None,
     };
-    let t = k.world.ns_mut(ns).expect("there").fib.table_mut(Family::V4, table_id::MAIN);
-    t.insert(e, How::ADD).expect("route");
+    let n = k.world.ns_mut(ns).expect("there");
+    n.fib.insert(&mut n.notify, e, How::ADD).expect("route");
 }
 
 const TRIE: &str = "  +-- 0.0.0.0/1 2 0 2

@@ -81,11 +81,7 @@ impl Ferronet {
             pref: 0,
             expires: None,
         };
-        n.fib
-            .table_mut(family, table_id::MAIN)
-            .insert(e, How::ADD)
-            .map(drop)
-            .map_err(|e| format!("{dst}: {e:?}"))
+        n.fib.insert(&mut n.notify, e, How::ADD).map_err(|e| format!("{dst}: {e:?}"))
     }
 
     /// `ip neigh add ADDR lladdr REMOTE dev tap0 nud permanent`.

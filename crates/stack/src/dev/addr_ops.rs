@@ -2,6 +2,7 @@
 //! what happens when a device goes up or down.
 
 use core::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
 
 use ferronet_core::{Errno, IfIndex};
 
@@ -101,9 +102,16 @@ pub fn inet_del_ifa(
     }
     ns.devs.generation += 1;
     // Secondaries first, the primary last, as the kernel reports them.
-    for a in removed.into_iter().rev() {
-        ns.notify.push(Notify::AddrDel(dev, Box::new(a.clone())));
-        fib_del_ifaddr(ns, dev, &a);
+    removed.reverse();
+    let wanted = Wanted::by_others(ns, dev, &removed);
+    for a in removed {
+        fib_del_ifaddr(ns, dev, &a, &wanted);
+        ns.notify.push(Notify::AddrDel(dev, Box::new(a)));
+    }
+    // The last address of the device takes all its IPv4 routes along (fib_disable_ip, forced).
+    if !ns.devs.get(dev).is_some_and(|d| d.addrs.first().is_some_and(|a| a.local.is_ipv4())) {
+        let uses = |e: &FibEntry| e.nexthops.iter().any(|n| n.dev == dev);
+        ns.fib.flush(&mut ns.notify, Family::V4, uses);
     }
     Ok(())
 }
@@ -121,11 +129,12 @@ fn promote_secondary(ns: &mut Namespace, dev: IfIndex, gone: IfAddr) {
         core::mem::take(&mut d.addrs).into_iter().partition(|a| secondary_of(a, &gone));
     d.addrs = keep;
     ns.devs.generation += 1;
+    let wanted = Wanted::by_others(ns, dev, subnet.iter().chain([&gone]));
     for a in &subnet {
-        fib_del_ifaddr(ns, dev, a);
+        fib_del_ifaddr(ns, dev, a, &wanted);
     }
     ns.notify.push(Notify::AddrDel(dev, Box::new(gone.clone())));
-    fib_del_ifaddr(ns, dev, &gone);
+    fib_del_ifaddr(ns, dev, &gone, &wanted);
     if let Some(a) = subnet.first_mut() {
         a.flags &= !ifa_f::SECONDARY;
     }
@@ -150,15 +159,9 @@ pub fn fib_modify_prefix_metric(ns: &mut Namespace, dev: IfIndex, a: &IfAddr, me
     };
     let Some((old, new)) = prefix_route(ns, a).zip(prefix_route(ns, &new)) else { return };
     let how = How { create: true, excl: false, replace: false, append: true };
-    let t = ns.fib.table_mut(Family::V4, new.table);
-    if t.insert(new.clone(), how).is_ok() {
-        ns.notify.push(Notify::RouteNew(Box::new(new)));
-    }
-    let t = ns.fib.table_mut(Family::V4, old.table);
+    let _ = ns.fib.insert(&mut ns.notify, new, how);
     let same = |e: &FibEntry| e.kind == old.kind && e.prefsrc == old.prefsrc && e.priority == old.priority;
-    if let Ok(e) = t.remove(old.dst, old.dst_len, same) {
-        ns.notify.push(Notify::RouteDel(Box::new(e)));
-    }
+    let _ = ns.fib.remove(&mut ns.notify, (old.table, old.dst, old.dst_len), same);
 }
 
 /// A route that the kernel makes for an address (`fib_magic`).
@@ -192,13 +195,13 @@ fn ifaddr_routes(ns: &Namespace, dev: IfIndex, a: &IfAddr, up: bool) -> Vec<FibE
     let secondary = a.flags & ifa_f::SECONDARY != 0;
     let same =
         |o: &&IfAddr| o.flags & ifa_f::SECONDARY == 0 && o.prefix_len == a.prefix_len && o.contains(a.peer);
-    let primary = ns.devs.get(dev).and_then(|d| d.addrs.iter().find(same)).filter(|_| secondary);
+    let primary = ns.devs.get(dev).filter(|_| secondary).and_then(|d| d.addrs.iter().find(same));
     let mut out = vec![magic(RouteType::Local, local, 32, dev, primary.unwrap_or(a), 0)];
     if !up {
         return out;
     }
     if let Some(b) = a.broadcast.filter(|b| !b.is_broadcast()) {
-        out.push(magic(RouteType::Broadcast, b, 32, dev, a, 0));
+        out.push(magic(RouteType::Broadcast, b, 32, dev, primary.unwrap_or(a), 0));
     }
     let IpAddr::V4(net) = prefix(IpAddr::V4(peer), a.prefix_len) else { return out };
     if net.octets()[0] != 0 && a.flags & ifa_f::SECONDARY == 0 && (net != local || a.prefix_len < 32) {
@@ -220,34 +223,61 @@ fn fib_add_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
     let up = ns.devs.get(dev).is_some_and(super::Device::is_up);
     for r in ifaddr_routes(ns, dev, a, up) {
         let how = How { create: true, excl: false, replace: false, append: true };
-        if ns.fib.table_mut(Family::V4, r.table).insert(r.clone(), how).is_ok() {
-            ns.notify.push(Notify::RouteNew(Box::new(r)));
+        let _ = ns.fib.insert(&mut ns.notify, r, how);
+    }
+}
+
+/// The routes of addresses that are to go, and which of them other addresses of the device need too.
+struct Wanted(BTreeMap<(IpAddr, u8, u8), bool>);
+
+impl Wanted {
+    /// One look at each address that goes and at each one that stays.
+    fn by_others<'a>(ns: &Namespace, dev: IfIndex, going: impl IntoIterator<Item = &'a IfAddr>) -> Wanted {
+        let mut w = BTreeMap::new();
+        for a in going {
+            w.extend(ifaddr_routes(ns, dev, a, true).iter().map(|r| (Wanted::key(r), false)));
         }
+        let ends = w.first_key_value().zip(w.last_key_value()).map(|(a, b)| a.0.0..=b.0.0);
+        let Some(near) = ends else { return Wanted(w) };
+        // Most addresses have no route between the first and the last in question: they cost a comparison each.
+        let may_need = |o: &&IfAddr| {
+            let (IpAddr::V4(_), IpAddr::V4(peer)) = (o.local, o.peer) else { return false };
+            let net = prefix(o.peer, o.prefix_len);
+            let all = IpAddr::V4(net_broadcast(peer, o.prefix_len));
+            near.contains(&o.local)
+                || near.contains(&net)
+                || near.contains(&all)
+                || o.broadcast.is_some_and(|b| near.contains(&IpAddr::V4(b)))
+        };
+        for o in ns.devs.get(dev).map_or(&[][..], |d| &d.addrs).iter().filter(may_need) {
+            for r in ifaddr_routes(ns, dev, o, true) {
+                if let Some(needed) = w.get_mut(&Wanted::key(&r)) {
+                    *needed = true;
+                }
+            }
+        }
+        Wanted(w)
+    }
+
+    fn key(r: &FibEntry) -> (IpAddr, u8, u8) {
+        (r.dst, r.dst_len, r.kind as u8)
+    }
+
+    fn stays(&self, r: &FibEntry) -> bool {
+        self.0.get(&Wanted::key(r)).is_some_and(|needed| *needed)
     }
 }
 
 /// `fib_del_ifaddr`: what no other address still needs.
-fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
-    let needed: Vec<FibEntry> = ns
-        .devs
-        .get(dev)
-        .map(|d| d.addrs.clone())
-        .unwrap_or_default()
-        .iter()
-        .flat_map(|o| ifaddr_routes(ns, dev, o, true))
-        .collect();
-    // The prefix goes first, the address itself last (fib_del_ifaddr).
+fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr, wanted: &Wanted) {
+    // The prefix goes first, the address itself last.
     let mut mine = ifaddr_routes(ns, dev, a, true);
     mine.sort_by_key(|r| match (r.kind, r.dst_len) {
         (RouteType::Broadcast, _) => 1,
         (_, 32) => 2,
         _ => 0,
     });
-    for r in mine {
-        if needed.iter().any(|n| n.dst == r.dst && n.dst_len == r.dst_len && n.kind == r.kind) {
-            continue;
-        }
-        let t = ns.fib.table_mut(Family::V4, r.table);
+    for r in mine.iter().filter(|r| !wanted.stays(r)) {
         let same = |e: &FibEntry| {
             // The route of a secondary names its primary as the source.
             e.kind == r.kind
@@ -255,48 +285,13 @@ fn fib_del_ifaddr(ns: &mut Namespace, dev: IfIndex, a: &IfAddr) {
                 && e.nexthops == r.nexthops
                 && e.protocol == proto::KERNEL
         };
-        if let Ok(e) = t.remove(r.dst, r.dst_len, same) {
-            ns.notify.push(Notify::RouteDel(Box::new(e)));
-        }
+        let _ = ns.fib.remove(&mut ns.notify, (r.table, r.dst, r.dst_len), same);
     }
-    // Routes that preferred the address as source go with it (fib_sync_down_addr).
-    let local = a.local;
-    let still = ns.devs.iter().flat_map(|d| &d.addrs).any(|o| o.local == local);
-    if !still {
-        remove_routes(ns, |e| e.prefsrc == Some(local));
-    }
-    // The last address of the device takes all its IPv4 routes along (fib_disable_ip, forced).
-    let none = ns.devs.get(dev).is_none_or(|d| !d.addrs.iter().any(|a| matches!(a.local, IpAddr::V4(_))));
-    if none {
-        remove_routes(ns, |e| Family::of(e.dst) == Family::V4 && e.nexthops.iter().any(|n| n.dev == dev));
-    }
-}
-
-/// Removes routes of all tables for which `gone` holds, with notifications for IPv6.
-pub fn remove_routes(ns: &mut Namespace, gone: impl Fn(&FibEntry) -> bool) {
-    for family in [Family::V4, Family::V6] {
-        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
-        for id in ids {
-            // Linux sends no RTM_DELROUTE for IPv4 routes removed with their device or source (fib_table_flush).
-            for e in ns.fib.table_mut(family, id).retain(&gone) {
-                if family == Family::V6 {
-                    ns.notify.push(Notify::RouteDel(Box::new(e)));
-                }
-            }
-        }
-    }
-}
-
-/// The next hops through a device that went down are dead; routes without others go (`fib_sync_down_dev`,
-/// `fib6_ifdown`).
-pub fn fib_sync_down_dev(ns: &mut Namespace, family: Family, dev: IfIndex) {
-    let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
-    for id in ids {
-        for e in ns.fib.table_mut(family, id).dev_down(dev) {
-            if family == Family::V6 {
-                ns.notify.push(Notify::RouteDel(Box::new(e)));
-            }
-        }
+    // Routes that preferred the address as source go with it (fib_sync_down_addr), unless another device has it too.
+    let ours =
+        ns.fib.table(Family::V4, table_id::LOCAL).is_some_and(|t| t.has_kind(a.local, RouteType::Local));
+    if !ours {
+        ns.fib.source_gone(&mut ns.notify, a.local);
     }
 }
 
@@ -316,12 +311,7 @@ pub fn dev_up(ns: &mut Namespace, dev: IfIndex) {
     for a in &v4 {
         fib_add_ifaddr(ns, dev, a);
     }
-    for family in [Family::V4, Family::V6] {
-        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
-        for id in ids {
-            ns.fib.table_mut(family, id).dev_up(dev, carrier);
-        }
-    }
+    ns.fib.dev_up(dev, carrier);
     crate::ipv4::igmp::ip_mc_up(ns, dev);
     crate::ipv6::addrconf::dev_up(ns, dev);
 }
@@ -332,22 +322,14 @@ pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
     crate::ipv6::addrconf::dev_down(ns, dev);
     crate::ipv4::igmp::ip_mc_down(ns, dev);
     ns.inet6.redirects.forget_dev(dev);
-    fib_sync_down_dev(ns, Family::V4, dev);
+    ns.fib.dev_down(&mut ns.notify, Family::V4, dev);
     ns.neigh.flush_dev(&mut ns.env, &mut ns.notify, dev, false);
 }
 
 /// The carrier of a device that is up changed: next hops are marked `linkdown` or cleared
 /// (`fib_sync_down_dev`, `fib_sync_up`).
 pub fn carrier_changed(ns: &mut Namespace, dev: IfIndex, on: bool) {
-    const RTNH_F_LINKDOWN: u8 = 16;
-    for family in [Family::V4, Family::V6] {
-        let ids: Vec<u32> = ns.fib.tables(family).map(|t| t.0).collect();
-        for id in ids {
-            ns.fib.table_mut(family, id).for_each_nexthop(dev, |n| {
-                n.flags = if on { n.flags & !RTNH_F_LINKDOWN } else { n.flags | RTNH_F_LINKDOWN };
-            });
-        }
-    }
+    ns.fib.dev_carrier(dev, on);
     if !on {
         ns.neigh.flush_dev(&mut ns.env, &mut ns.notify, dev, true);
     }
@@ -371,7 +353,7 @@ pub fn flush_addrs(ns: &mut Namespace, dev: IfIndex) {
             }
         }
     }
-    remove_routes(ns, |e| e.nexthops.iter().any(|n| n.dev == dev));
+    ns.fib.dev_gone(&mut ns.notify, dev);
     crate::ipv6::addrconf::dev_gone(ns, dev);
 }
 

@@ -1,16 +1,19 @@
 //! Forwarding information base: rules, tables, longest-prefix match, for IPv4 and IPv6.
 
+mod change;
 mod lookup;
 mod lpm;
 pub mod semantics;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use core::net::IpAddr;
 
 use ferronet_core::{Errno, IfIndex, Instant};
 pub use lookup::{Flow, Route};
 pub use lpm::{DumpOrder, Lpm, Place};
-pub use table::{FibTable, How, prefix};
+pub use table::{FibTable, How, Inserted, prefix};
 
 /// Address family of routes and rules.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -234,7 +237,9 @@ pub struct Fib {
     plain: [bool; 2],
     /// There was another IPv4 rule once: until then the kernel keeps local within main (`fib_unmerge`).
     unmerged: bool,
-    /// Bumped by every change.
+    /// How many routes prefer a source address: one that no route prefers goes without a look at the tables.
+    sources: std::collections::BTreeMap<IpAddr, u32>,
+    /// Moves with every change, and only with one.
     pub generation: u64,
 }
 
@@ -253,8 +258,14 @@ impl Fib {
     /// The rules of a fresh namespace (IPv4: 0, 32766, 32767; IPv6: 0, 32766) and empty tables.
     #[must_use]
     pub fn new() -> Self {
-        let mut f =
-            Fib { tables: Vec::new(), rules: Vec::new(), plain: [true; 2], unmerged: false, generation: 1 };
+        let mut f = Fib {
+            tables: Vec::new(),
+            rules: Vec::new(),
+            plain: [true; 2],
+            unmerged: false,
+            sources: std::collections::BTreeMap::new(),
+            generation: 1,
+        };
         for family in [Family::V4, Family::V6] {
             for (priority, table) in
                 [(0, table_id::LOCAL), (32766, table_id::MAIN), (32767, table_id::DEFAULT)]
@@ -285,21 +296,6 @@ impl Fib {
     pub fn table(&self, family: Family, id: u32) -> Option<&FibTable> {
         let i = self.tables.binary_search_by_key(&(family, id), |t| (t.0, t.1)).ok()?;
         Some(&self.tables[i].2)
-    }
-
-    /// One table, made when missing.
-    pub fn table_mut(&mut self, family: Family, id: u32) -> &mut FibTable {
-        self.generation += 1;
-        let i = match self.tables.binary_search_by_key(&(family, id), |t| (t.0, t.1)) {
-            Ok(i) => i,
-            Err(i) => {
-                let mut t = FibTable::new(family);
-                t.born = self.generation;
-                self.tables.insert(i, (family, id, t));
-                i
-            }
-        };
-        &mut self.tables[i].2
     }
 
     /// Adds a rule; without a priority (0 given as `None`) one before the last but first, as the kernel

@@ -7,7 +7,6 @@ use ferronet_core::{Errno, IfIndex};
 
 use super::{Family, FibEntry, Flow, How, MAX_ROUTES, NextHop, RouteType, table_id};
 use crate::dev::{Device, scope};
-use crate::notify::Notify;
 use crate::ns::Namespace;
 
 /// Why a route was refused, with the kernel's text for the program (empty when it has none).
@@ -60,9 +59,73 @@ pub fn route_add(ns: &mut Namespace, mut e: FibEntry, mut how: How) -> Result<()
         }
         how.create = true;
     }
-    ns.fib.table_mut(family, e.table).insert(e.clone(), how)?;
-    ns.notify.push(Notify::RouteNew(Box::new(e)));
-    Ok(())
+    Ok(ns.fib.insert(&mut ns.notify, e, how)?)
+}
+
+/// What a request to delete a route names (`struct fib_config`); what it leaves out matches anything.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// Prefix, table and what else was named; 0 or `None` where nothing was.
+    pub route: FibEntry,
+    /// `RTN_*`, 0 for any.
+    pub kind: u8,
+    /// `scope::*`, NOWHERE for any.
+    pub scope: u8,
+    /// The next hops came as RTA_MULTIPATH.
+    pub multipath: bool,
+}
+
+/// Deletes the first route that fits what the request names (`fib_table_delete`, `ip6_route_del`).
+///
+/// # Errors
+/// `ESRCH` when there is none, `EINVAL` for a bad prefix length.
+pub fn route_del(ns: &mut Namespace, d: &Delete) -> Result<(), Errno> {
+    let e = &d.route;
+    let place = (e.table, e.dst, e.dst_len);
+    let same_hop =
+        |w: &NextHop, n: &NextHop| (w.dev.is_none() || n.dev == w.dev) && (w.gw.is_none() || n.gw == w.gw);
+    let named = |o: &FibEntry| {
+        (e.priority == 0 || o.priority == e.priority) && (e.protocol == 0 || o.protocol == e.protocol)
+    };
+    match Family::of(e.dst) {
+        Family::V4 => ns.fib.remove(&mut ns.notify, place, |o| {
+            let hops = match (d.multipath, e.nexthops.first()) {
+                (true, _) => {
+                    o.nexthops.len() == e.nexthops.len()
+                        && o.nexthops.iter().zip(&e.nexthops).all(|(n, w)| same_hop(w, n))
+                }
+                (false, Some(w)) => {
+                    (w.dev.is_none() || o.nexthops.iter().any(|n| n.dev == w.dev))
+                        && (w.gw.is_none() || o.nexthops.iter().any(|n| n.gw == w.gw))
+                }
+                (false, None) => true,
+            };
+            named(o)
+                && hops
+                && (d.kind == 0 || o.kind as u8 == d.kind)
+                && (d.scope == scope::NOWHERE || o.scope == d.scope)
+                && o.tos == e.tos
+                && (e.prefsrc.is_none() || o.prefsrc == e.prefsrc)
+        }),
+        // ip6_route_multipath_del: each next hop by itself; the others of the route stay.
+        Family::V6 if d.multipath => {
+            let mut result = Ok(());
+            for w in &e.nexthops {
+                let one = ns.fib.remove_nexthop(&mut ns.notify, place, named, |n| same_hop(w, n));
+                result = one.and(result);
+            }
+            result
+        }
+        // A gateway names one next hop, everything else the whole route.
+        Family::V6 => match e.nexthops.first() {
+            Some(w) if w.gw.is_some() => {
+                ns.fib.remove_nexthop(&mut ns.notify, place, named, |n| same_hop(w, n))
+            }
+            hop => ns.fib.remove(&mut ns.notify, place, |o| {
+                named(o) && hop.is_none_or(|w| w.dev.is_none() || o.nexthops.iter().any(|n| n.dev == w.dev))
+            }),
+        },
+    }
 }
 
 /// `fib_props`: the least scope of a type, and whether it refuses packets.

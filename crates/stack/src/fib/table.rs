@@ -35,6 +35,15 @@ fn multipath(e: &FibEntry) -> bool {
         && e.nexthops.iter().all(|n| n.gw.is_some())
 }
 
+/// Routers by preference (RFC 4191 §3.2): high 1, medium 0, low 3.
+fn rank(e: &FibEntry) -> u8 {
+    match e.pref {
+        1 => 0,
+        0 => 1,
+        _ => 2,
+    }
+}
+
 /// How to add a route: the netlink flags of `ip route add|replace|change|append|prepend`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct How {
@@ -53,6 +62,17 @@ impl How {
     pub const ADD: How = How { create: true, excl: true, replace: false, append: false };
     /// `ip route replace`.
     pub const REPLACE: How = How { create: true, excl: false, replace: true, append: false };
+}
+
+/// What became of a route that was inserted.
+#[derive(Debug)]
+pub enum Inserted {
+    /// It is a route of its own.
+    New,
+    /// It took the place of this one.
+    Replaced(FibEntry),
+    /// IPv6: its next hops joined those of a route with the same metric.
+    Joined,
 }
 
 /// A routing table of one family.
@@ -90,12 +110,12 @@ impl FibTable {
         self.count == 0
     }
 
-    /// Adds or replaces (`fib_table_insert`, `fib6_add_rt2node`). Returns the route that was replaced.
+    /// Adds or replaces (`fib_table_insert`, `fib6_add_rt2node`). Only [`super::Fib::insert`] calls it.
     ///
     /// # Errors
     /// `EEXIST` when there is one and `excl` (or an equal one), `ENOENT` when `create` is not set and there
     /// is none, `EINVAL` for a bad prefix length.
-    pub fn insert(&mut self, e: FibEntry, how: How) -> Result<Option<FibEntry>, Errno> {
+    pub(super) fn insert(&mut self, e: FibEntry, how: How) -> Result<Inserted, Errno> {
         if e.dst_len > self.family.bits()
             || Family::of(e.dst) != self.family
             || prefix(e.dst, e.dst_len) != e.dst
@@ -118,7 +138,7 @@ impl FibTable {
                 return Err(Errno::EEXIST);
             }
             if how.replace {
-                return Ok(Some(core::mem::replace(&mut list[first], e)));
+                return Ok(Inserted::Replaced(core::mem::replace(&mut list[first], e)));
             }
             let hops = |o: &FibEntry| v6 && multipath(o) && o.nexthops.iter().any(|n| e.nexthops.contains(n));
             if list[first..first + group].iter().any(|o| *o == e || (multipath(&e) && hops(o))) {
@@ -127,7 +147,7 @@ impl FibTable {
             if !how.append && !v6 {
                 list.insert(first, e);
                 self.count += 1;
-                return Ok(None);
+                return Ok(Inserted::New);
             }
         } else if !how.create {
             return Err(Errno::ENOENT);
@@ -138,25 +158,19 @@ impl FibTable {
         {
             // fib6_add_rt2node: routes through gateways with the same metric become next hops of one.
             o.nexthops.extend(e.nexthops);
-            return Ok(None);
+            return Ok(Inserted::Joined);
         }
-        // Routers by preference (RFC 4191 §3.2): high 1, medium 0, low 3.
-        let rank = |o: &FibEntry| match o.pref {
-            1 => 0u8,
-            0 => 1,
-            _ => 2,
-        };
         let worse = list[first..first + group].iter().position(|o| v6 && rank(o) > rank(&e)).unwrap_or(group);
         list.insert(first + worse, e);
         self.count += 1;
-        Ok(None)
+        Ok(Inserted::New)
     }
 
     /// Removes the first route of the prefix that `matches`.
     ///
     /// # Errors
     /// `ESRCH` when there is none.
-    pub fn remove(
+    pub(super) fn remove(
         &mut self,
         dst: IpAddr,
         len: u8,
@@ -180,7 +194,7 @@ impl FibTable {
     }
 
     /// Removes all routes for which `gone` holds and returns them (device down, address removed, flush).
-    pub fn retain(&mut self, mut gone: impl FnMut(&FibEntry) -> bool) -> Vec<FibEntry> {
+    pub(super) fn retain(&mut self, mut gone: impl FnMut(&FibEntry) -> bool) -> Vec<FibEntry> {
         let hit: Vec<(u128, u8)> =
             self.trie.iter().filter(|(_, _, l)| l.iter().any(&mut gone)).map(|(k, n, _)| (k, n)).collect();
         let mut out = Vec::new();
@@ -204,7 +218,7 @@ impl FibTable {
 
     /// A device goes down: its next hops are dead, and routes are gone that have no others (`fib_sync_down_dev`,
     /// `fib6_ifdown`). Those of our own IPv4 addresses stay. Returns the routes that are gone.
-    pub fn dev_down(&mut self, dev: ferronet_core::IfIndex) -> Vec<FibEntry> {
+    pub(super) fn dev_down(&mut self, dev: ferronet_core::IfIndex) -> Vec<FibEntry> {
         const DEAD_LINKDOWN: u8 = 1 | 16;
         let own_v4 = self.family == Family::V4;
         self.trie.for_each_mut(|list| {
@@ -218,7 +232,7 @@ impl FibTable {
     }
 
     /// A device came up: its next hops live again (`fib_sync_up`, `fib6_ifup`).
-    pub fn dev_up(&mut self, dev: ferronet_core::IfIndex, carrier: bool) {
+    pub(super) fn dev_up(&mut self, dev: ferronet_core::IfIndex, carrier: bool) {
         let clear = if carrier { 1 | 16 } else { 1 };
         self.trie.for_each_mut(|list| {
             for n in list.iter_mut().flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {
@@ -227,30 +241,32 @@ impl FibTable {
         });
     }
 
-    /// Removes one next hop of a route that has several; `false` when no route of the prefix that `matches` has it.
-    pub fn remove_nexthop(
-        &mut self,
-        (dst, len): (IpAddr, u8),
-        matches: impl Fn(&FibEntry) -> bool,
-        hop: impl Fn(&super::NextHop) -> bool,
-    ) -> bool {
+    /// Changes the first route of the prefix for which `f` says that it did. Metric and type of service must stay, the
+    /// preference may change.
+    pub(super) fn change(&mut self, dst: IpAddr, len: u8, mut f: impl FnMut(&mut FibEntry) -> bool) -> bool {
         if len > self.family.bits() || self.trie.get(key(dst), len).is_none() {
             return false;
         }
         let list = self.trie.get_or_insert_with(key(dst), len, SmallVec::new);
-        let found = list.iter_mut().filter(|e| e.nexthops.len() > 1 && matches(e));
-        for e in found {
-            if let Some(i) = e.nexthops.iter().position(&hop) {
-                e.nexthops.remove(i);
-                return true;
-            }
+        let changed = list.iter_mut().any(&mut f);
+        if self.family == Family::V6 {
+            list.sort_by_key(|e| (core::cmp::Reverse(e.tos), e.priority, rank(e)));
         }
-        false
+        changed
+    }
+
+    /// Calls `f` with every route, to change what neither its place nor its source depends on.
+    pub(super) fn for_each_mut(&mut self, mut f: impl FnMut(&mut FibEntry)) {
+        self.trie.for_each_mut(|list| list.iter_mut().for_each(&mut f));
     }
 
     /// Changes the next hops through a device, except those of our own addresses: they need no link
     /// (`fib_sync_down_dev`, `fib6_ifdown`).
-    pub fn for_each_nexthop(&mut self, dev: ferronet_core::IfIndex, mut f: impl FnMut(&mut super::NextHop)) {
+    pub(super) fn for_each_nexthop(
+        &mut self,
+        dev: ferronet_core::IfIndex,
+        mut f: impl FnMut(&mut super::NextHop),
+    ) {
         let own = |e: &&mut FibEntry| !matches!(e.kind, RouteType::Local | RouteType::Anycast);
         self.trie.for_each_mut(|list| {
             for n in list.iter_mut().filter(own).flat_map(|e| &mut e.nexthops).filter(|n| n.dev == dev) {

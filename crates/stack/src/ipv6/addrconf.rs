@@ -216,7 +216,7 @@ pub fn dev_down(ns: &mut Namespace, dev: IfIndex) {
         (d.inet6.rs_sent, d.inet6.ra_rcvd) = (false, false);
         d.inet6.anycast.clear();
     }
-    crate::dev::addr_ops::fib_sync_down_dev(ns, Family::V6, dev);
+    ns.fib.dev_down(&mut ns.notify, Family::V6, dev);
 }
 
 fn stop_timers(ns: &mut Namespace, dev: IfIndex) {

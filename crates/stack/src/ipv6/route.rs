@@ -295,7 +295,7 @@ pub fn fib6_gc(ns: &mut Namespace) {
     ns.inet6.route_timer = TimerId::NONE;
     ns.inet6.route_gc_at = Instant::NEVER;
     let now = ns.env.now;
-    crate::dev::addr_ops::remove_routes(ns, |e| e.expires.is_some_and(|t| t <= now));
+    ns.fib.flush(&mut ns.notify, Family::V6, |e| e.expires.is_some_and(|t| t <= now));
     let next = ns.fib.tables(Family::V6).flat_map(|t| t.1.iter()).filter_map(|e| e.expires).min();
     fib6_arm_gc(ns, next);
 }

@@ -110,7 +110,8 @@ fn route(n: &mut Net, ns: NsId, dst: &str, gw: &str, dev: IfIndex) {
         pref: 0,
         expires: None,
     };
-    n.at(ns).fib.table_mut(Family::V6, table_id::MAIN).insert(e, How::ADD).expect("inserted");
+    let n = n.at(ns);
+    n.fib.insert(&mut n.notify, e, How::ADD).expect("inserted");
 }
 
 #[test]

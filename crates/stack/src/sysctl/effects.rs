@@ -55,7 +55,8 @@ impl Namespace {
             // rt_cache_flush, fib6_run_gc: whoever cached a route looks it up anew.
             Sysctl::RouteFlush | Sysctl::Ip6RouteFlush => {
                 self.inet6.redirects.flush();
-                self.fib.generation += 1;
+                self.fib.rt_cache_flush();
+                self.pmtu.flush();
             }
             // Two views of one time.
             Sysctl::Ip6RouteGcMinInterval => {

@@ -332,7 +332,7 @@ fn filters_by_source_decide_what_a_member_receives() {
 #[test]
 fn dontroute_reaches_the_link_alone() {
     use crate::dev::scope;
-    use crate::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, proto, table_id};
+    use crate::fib::{FibEntry, How, Metrics, NextHop, RouteType, proto, table_id};
     let mut t = Two::new();
     let a = t.a;
     let far: IpAddr = "10.9.0.1".parse().unwrap();
@@ -353,8 +353,8 @@ fn dontroute_reaches_the_link_alone() {
             pref: 0,
             expires: None,
         };
-        let table = t.ns(a).fib.table_mut(Family::V4, table_id::MAIN);
-        table.insert(e, How::ADD).unwrap();
+        let n = t.ns(a);
+        n.fib.insert(&mut n.notify, e, How::ADD).unwrap();
     }
     let c = t.udp(a);
     let once = MsgOpts { dontroute: true, ..MsgOpts::default() };

@@ -4,10 +4,8 @@
 use core::net::IpAddr;
 
 use ferronet_core::{Errno, IfIndex};
-use ferronet_stack::dev::scope;
 use ferronet_stack::fib::semantics::{self, Refused};
 use ferronet_stack::fib::{Family, FibEntry, How, Metrics, NextHop, RouteType, table_id};
-use ferronet_stack::notify::Notify;
 use ferronet_tcp::CongAlg;
 use smallvec::SmallVec;
 
@@ -268,59 +266,8 @@ pub(super) fn delroute(r: &mut Req<'_, '_>, f: Family) -> Result<(), Errno> {
     if r.net()?.fib.table(f, e.table).is_none_or(|t| !t.was_used() && e.table != table_id::MAIN) {
         return r.ext.err(Errno::ESRCH, "FIB table does not exist");
     }
-    let want_multi = c.tb.has(rta::MULTIPATH);
-    if f == Family::V6 && want_multi {
-        return ip6_route_multipath_del(r, &e);
-    }
-    let first = e.nexthops.first().copied();
-    let (has_dev, has_gw) = (first.is_some_and(|n| !n.dev.is_none()), first.is_some_and(|n| n.gw.is_some()));
-    let fits = |o: &FibEntry| {
-        let metric = match f {
-            Family::V4 => e.priority == 0 || o.priority == e.priority,
-            Family::V6 => e.priority == 0 || o.priority == e.priority,
-        };
-        let kind = f == Family::V6 || c.kind == 0 || o.kind as u8 == c.kind;
-        let scope_ok = f == Family::V6 || c.scope == scope::NOWHERE || o.scope == c.scope;
-        let tos = f == Family::V6 || o.tos == e.tos;
-        let proto = e.protocol == 0 || o.protocol == e.protocol;
-        let src = e.prefsrc.is_none() || o.prefsrc == e.prefsrc;
-        let hops = if want_multi {
-            o.nexthops.len() == e.nexthops.len()
-                && o.nexthops
-                    .iter()
-                    .zip(&e.nexthops)
-                    .all(|(a, b)| (b.dev.is_none() || a.dev == b.dev) && (b.gw.is_none() || a.gw == b.gw))
-        } else {
-            first.is_none_or(|w| {
-                (!has_dev || o.nexthops.iter().any(|n| n.dev == w.dev))
-                    && (!has_gw || o.nexthops.iter().any(|n| n.gw == w.gw))
-            })
-        };
-        metric && kind && scope_ok && tos && proto && src && hops
-    };
+    let what =
+        semantics::Delete { kind: c.kind, scope: c.scope, multipath: c.tb.has(rta::MULTIPATH), route: e };
     let net = r.net_mut()?;
-    let gone = net.fib.table_mut(f, e.table).remove(e.dst, e.dst_len, fits)?;
-    net.notify.push(Notify::RouteDel(Box::new(gone)));
-    Ok(())
-}
-
-/// `ip6_route_multipath_del`: each next hop by itself; the others of the route stay.
-fn ip6_route_multipath_del(r: &mut Req<'_, '_>, e: &FibEntry) -> Result<(), Errno> {
-    let net = r.net_mut()?;
-    let mut result = Ok(());
-    for w in &e.nexthops {
-        let same = |n: &NextHop| (w.dev.is_none() || n.dev == w.dev) && (w.gw.is_none() || n.gw == w.gw);
-        let fits = |o: &FibEntry| {
-            (e.priority == 0 || o.priority == e.priority) && (e.protocol == 0 || o.protocol == e.protocol)
-        };
-        let t = net.fib.table_mut(Family::V6, e.table);
-        if t.remove_nexthop((e.dst, e.dst_len), fits, same) {
-            continue;
-        }
-        match t.remove(e.dst, e.dst_len, |o| fits(o) && o.nexthops.iter().any(same)) {
-            Ok(gone) => net.notify.push(Notify::RouteDel(Box::new(gone))),
-            Err(x) => result = Err(x),
-        }
-    }
-    result
+    semantics::route_del(net, &what)
 }

@@ -66,35 +66,33 @@ pub fn add_route(ns: &mut Namespace, dev: IfIndex, m: Magic) {
         pref: 0,
         expires: m.expires,
     };
-    let t = ns.fib.table_mut(Family::V6, m.table);
-    if t.routes(e.dst, e.dst_len).iter().any(|o| same_way(o, dev, &m)) {
+    let t = ns.fib.table(Family::V6, m.table);
+    if t.is_some_and(|t| t.routes(e.dst, e.dst_len).iter().any(|o| same_way(o, dev, &m))) {
         set_expires(ns, dev, &m);
         return;
     }
     let how = How { create: true, excl: false, replace: false, append: true };
-    if t.insert(e.clone(), how).is_ok() {
-        ns.notify.push(Notify::RouteNew(Box::new(e)));
+    if ns.fib.insert(&mut ns.notify, e, how).is_ok() {
         super::super::route::fib6_arm_gc(ns, m.expires);
     }
 }
 
 fn set_expires(ns: &mut Namespace, dev: IfIndex, m: &Magic) {
     let dst = prefix(IpAddr::V6(m.dst), m.len);
-    let t = ns.fib.table_mut(Family::V6, m.table);
-    if let Ok(mut e) = t.remove(dst, m.len, |o| same_way(o, dev, m)) {
-        e.expires = m.expires;
-        let how = How { create: true, excl: false, replace: false, append: true };
-        let _ = t.insert(e, how);
-    }
+    ns.fib.change((m.table, dst, m.len), |e| {
+        let same = same_way(e, dev, m);
+        if same {
+            e.expires = m.expires;
+        }
+        same
+    });
     super::super::route::fib6_arm_gc(ns, m.expires);
 }
 
 /// Removes such a route.
 pub fn del_route(ns: &mut Namespace, dev: IfIndex, m: &Magic) {
     let dst = prefix(IpAddr::V6(m.dst), m.len);
-    if let Ok(e) = ns.fib.table_mut(Family::V6, m.table).remove(dst, m.len, |o| same_way(o, dev, m)) {
-        ns.notify.push(Notify::RouteDel(Box::new(e)));
-    }
+    let _ = ns.fib.remove(&mut ns.notify, (m.table, dst, m.len), |o| same_way(o, dev, m));
 }
 
 /// The route of an address's prefix.
@@ -295,27 +293,12 @@ pub(super) fn ipv6_del_addr(
         del_route(ns, dev, &m);
     }
     del_route(ns, dev, &local_magic(v));
-    // Routes that preferred the address as source lose it or go (rt6_remove_prefsrc drops the preference).
-    remove_prefsrc(ns, v);
-    Ok(())
-}
-
-fn remove_prefsrc(ns: &mut Namespace, v: Ipv6Addr) {
+    // Routes that preferred the address as source choose another (rt6_remove_prefsrc).
     let gone = IpAddr::V6(v);
-    if ns.devs.iter().any(|d| d.addrs.iter().any(|a| a.local == gone)) {
-        return;
+    if ns.fib.prefers_source(gone) && !ns.devs.iter().any(|d| d.addrs.iter().any(|a| a.local == gone)) {
+        ns.fib.source_gone(&mut ns.notify, gone);
     }
-    let ids: Vec<u32> = ns.fib.tables(Family::V6).map(|t| t.0).collect();
-    for id in ids {
-        if !ns.fib.table(Family::V6, id).is_some_and(|t| t.iter().any(|e| e.prefsrc == Some(gone))) {
-            continue;
-        }
-        let t = ns.fib.table_mut(Family::V6, id);
-        for mut e in t.retain(|e| e.prefsrc == Some(gone)) {
-            e.prefsrc = None;
-            let _ = t.insert(e, How { create: true, excl: false, replace: false, append: true });
-        }
-    }
+    Ok(())
 }
 
 /// The prefix route stays when another address of the device has the same prefix (`check_cleanup_prefix_route`).

@@ -135,11 +135,9 @@ fn default_router(ns: &mut Namespace, dev: IfIndex, saddr: Ipv6Addr, ra: &Router
         return;
     }
     let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let old = ns.fib.table_mut(Family::V6, table_id::MAIN).remove(any, 0, |e| is_dflt(e, dev, saddr)).ok();
+    let place = (table_id::MAIN, any, 0);
     if ra.lifetime_s == 0 {
-        if let Some(e) = old {
-            ns.notify.push(Notify::RouteDel(Box::new(e)));
-        }
+        let _ = ns.fib.remove(&mut ns.notify, place, |e| is_dflt(e, dev, saddr));
         return;
     }
     // RFC 4191 §2.2: 01 high, 11 low, 10 is reserved and means medium.
@@ -149,42 +147,40 @@ fn default_router(ns: &mut Namespace, dev: IfIndex, saddr: Ipv6Addr, ra: &Router
         (_, 0x18) => 3,
         (_, _) => 0,
     };
-    let known = old.is_some();
-    let metric = u32::try_from(conf(ns, dev, Conf6::RaDefrtrMetric)).unwrap_or(1024);
-    let mut e = old.unwrap_or_else(|| FibEntry {
-        dst: any,
-        dst_len: 0,
-        tos: 0,
-        table: table_id::MAIN,
-        priority: metric,
-        protocol: proto::RA,
-        scope: scope::UNIVERSE,
-        kind: RouteType::Unicast,
-        prefsrc: None,
-        nexthops: smallvec::smallvec![NextHop {
-            gw: Some(IpAddr::V6(saddr)),
-            dev,
-            weight: 0,
-            flags: 0,
-            realm: 0
-        }],
-        metrics: Metrics::default(),
-        pref,
-        expires: None,
-    });
-    e.pref = pref;
-    e.expires = Some(ns.env.now + Duration::from_secs(u64::from(ra.lifetime_s)));
     let hops = i32::from(ra.cur_hop_limit);
-    if hops != 0 && hops >= conf(ns, dev, Conf6::AcceptRaMinHopLimit) {
-        e.metrics.hoplimit = u32::from(ra.cur_hop_limit);
-        if let Some(d) = ns.devs.get_mut(dev) {
-            d.conf6.0[Conf6::HopLimit as usize] = hops;
-        }
+    let hoplimit = (hops != 0 && hops >= conf(ns, dev, Conf6::AcceptRaMinHopLimit)).then_some(hops);
+    if let (Some(h), Some(d)) = (hoplimit, ns.devs.get_mut(dev)) {
+        d.conf6.0[Conf6::HopLimit as usize] = h;
     }
-    let how = How { create: true, excl: false, replace: false, append: true };
-    let expires = e.expires;
-    if ns.fib.table_mut(Family::V6, table_id::MAIN).insert(e.clone(), how).is_ok() && !known {
-        ns.notify.push(Notify::RouteNew(Box::new(e)));
+    let m = Metrics { hoplimit: hoplimit.map_or(0, i32::cast_unsigned), ..Metrics::default() };
+    let expires = Some(ns.env.now + Duration::from_secs(u64::from(ra.lifetime_s)));
+    let known = ns.fib.change(place, |e| {
+        let same = is_dflt(e, dev, saddr);
+        if same {
+            (e.pref, e.expires) = (pref, expires);
+            e.metrics.hoplimit = if m.hoplimit == 0 { e.metrics.hoplimit } else { m.hoplimit };
+        }
+        same
+    });
+    if !known {
+        let gw = NextHop { gw: Some(IpAddr::V6(saddr)), dev, weight: 0, flags: 0, realm: 0 };
+        let e = FibEntry {
+            dst: any,
+            dst_len: 0,
+            tos: 0,
+            table: table_id::MAIN,
+            priority: u32::try_from(conf(ns, dev, Conf6::RaDefrtrMetric)).unwrap_or(1024),
+            protocol: proto::RA,
+            scope: scope::UNIVERSE,
+            kind: RouteType::Unicast,
+            prefsrc: None,
+            nexthops: smallvec::smallvec![gw],
+            metrics: m,
+            pref,
+            expires,
+        };
+        let how = How { create: true, excl: false, replace: false, append: true };
+        let _ = ns.fib.insert(&mut ns.notify, e, how);
     }
     fib6_arm_gc(ns, expires);
 }
@@ -315,16 +311,12 @@ pub fn rt6_purge_dflt_routers(ns: &mut Namespace) {
     let gone = |e: &FibEntry| {
         e.protocol == proto::RA && e.dst_len == 0 && !e.nexthops.iter().any(|n| keep.contains(&n.dev))
     };
-    for e in ns.fib.table_mut(Family::V6, table_id::MAIN).retain(gone) {
-        ns.notify.push(Notify::RouteDel(Box::new(e)));
-    }
+    ns.fib.flush(&mut ns.notify, Family::V6, gone);
 }
 
 /// A neighbour says that it is a router no longer (`rt6_clean_tohost`).
 pub fn rt6_clean_tohost(ns: &mut Namespace, gw: Ipv6Addr) {
     let gone =
         |e: &FibEntry| e.protocol == proto::RA && e.nexthops.iter().any(|n| n.gw == Some(IpAddr::V6(gw)));
-    for e in ns.fib.table_mut(Family::V6, table_id::MAIN).retain(gone) {
-        ns.notify.push(Notify::RouteDel(Box::new(e)));
-    }
+    ns.fib.flush(&mut ns.notify, Family::V6, gone);
 }
