@@ -221,6 +221,9 @@ pub fn ip_route_output(ns: &Namespace, flow: &Flow) -> Result<(Route, Ipv4Addr),
         true => None,
         false => Some(ns.devs.get(flow.oif).ok_or(Errno::ENODEV)?),
     };
+    if bound.is_some_and(|d| !d.is_up()) {
+        return Err(Errno::ENETUNREACH);
+    }
     if let Some(d) = bound.filter(|_| daddr.is_multicast() || daddr.is_broadcast()) {
         let kind = if daddr.is_multicast() { RouteType::Multicast } else { RouteType::Broadcast };
         let src = or_select(ns, saddr, d.index, daddr, scope::LINK);
