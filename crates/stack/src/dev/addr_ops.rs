@@ -105,8 +105,8 @@ pub fn inet_del_ifa(
     removed.reverse();
     let wanted = Wanted::by_others(ns, dev, &removed);
     for a in removed {
+        ns.notify.push(Notify::AddrDel(dev, Box::new(a.clone())));
         fib_del_ifaddr(ns, dev, &a, &wanted);
-        ns.notify.push(Notify::AddrDel(dev, Box::new(a)));
     }
     // The last address of the device takes all its IPv4 routes along (fib_disable_ip, forced).
     if !ns.devs.get(dev).is_some_and(|d| d.addrs.first().is_some_and(|a| a.local.is_ipv4())) {
